@@ -1,0 +1,28 @@
+"""Sparse communication in neural networks: differentiable, learnable, exactly sparse replacements for softmax."""
+
+from . import nn
+from .core.api import explain_backend, solve
+from .core.registry import register
+from .core.settings import debug_checks, use_backend
+from .losses import entmax15_loss, entmax_loss, fenchel_young_loss, sparsemax_loss
+from .mappings import budget, entmax, entmax15, normmax, softmax, sparsemax, topk_sparsemax
+
+__all__ = [
+    "budget",
+    "debug_checks",
+    "entmax",
+    "entmax15",
+    "entmax15_loss",
+    "entmax_loss",
+    "explain_backend",
+    "fenchel_young_loss",
+    "nn",
+    "normmax",
+    "register",
+    "softmax",
+    "solve",
+    "sparsemax",
+    "sparsemax_loss",
+    "topk_sparsemax",
+    "use_backend",
+]

@@ -1,0 +1,115 @@
+"""Which kernel serves a call, and why.
+
+A kernel is a plain function ``(z, *params) -> (p, threshold, *residuals)`` on rows in the last dimension. It declares from static facts alone
+whether it supports a call. Order of choice: the ``backend=`` argument, `use_backend`, the environment variable ``TSALLIS_BACKEND``, then priority.
+A named backend works or raises; nothing is tried and caught.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .errors import BackendError
+from .settings import BACKEND
+
+KernelFunction = Callable[..., tuple[Tensor, ...]]
+
+
+@dataclass(frozen=True)
+class Signature:
+    """The static facts of a call."""
+
+    device: str
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    contiguous: bool
+    params: tuple[tuple[int, ...], ...]
+
+    @classmethod
+    def of(cls, z: Tensor, *params: Tensor) -> Signature:
+        return cls(z.device.type, z.dtype, tuple(z.shape), z.is_contiguous(), tuple(tuple(t.shape) for t in params))
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One way to compute a mapping. ``supports`` returns None, or the reason why it cannot."""
+
+    backend: str
+    function: KernelFunction
+    priority: int
+    supports: Callable[[Signature], str | None]
+
+
+@dataclass(frozen=True)
+class Decision:
+    """One row of the table of decisions."""
+
+    backend: str
+    chosen: bool
+    reason: str
+
+
+_KERNELS: dict[str, list[Kernel]] = {}
+
+
+def add_kernel(mapping: str, kernel: Kernel) -> None:
+    """Offer a kernel for a mapping."""
+    kernels = _KERNELS.setdefault(mapping, [])
+    kernels.append(kernel)
+    kernels.sort(key=lambda k: -k.priority)
+
+
+def remove_kernels(mapping: str) -> None:
+    _KERNELS.pop(mapping, None)
+
+
+def backends(mapping: str) -> tuple[str, ...]:
+    """Names of the backends that exist for a mapping, best first."""
+    return tuple(k.backend for k in _KERNELS[mapping])
+
+
+def _requested(backend: str | None) -> tuple[str | None, str]:
+    if backend is not None:
+        return backend, "asked for by backend="
+    if BACKEND.value is not None:
+        return BACKEND.value, "asked for by use_backend"
+    if from_env := os.environ.get("TSALLIS_BACKEND"):
+        return from_env, "asked for by TSALLIS_BACKEND"
+    return None, "highest priority that supports the call"
+
+
+def decide(mapping: str, signature: Signature, backend: str | None = None) -> tuple[Kernel | None, list[Decision]]:
+    """The kernel to use (None if there is none), and what was decided about each."""
+    wanted, why = _requested(backend)
+    chosen: Kernel | None = None
+    table: list[Decision] = []
+    for kernel in _KERNELS[mapping]:
+        if (reason := kernel.supports(signature)) is not None:
+            table.append(Decision(kernel.backend, False, reason))
+        elif wanted is not None and kernel.backend != wanted:
+            table.append(Decision(kernel.backend, False, f"{wanted!r} was {why}"))
+        elif chosen is not None:
+            table.append(Decision(kernel.backend, False, f"{chosen.backend} comes first"))
+        else:
+            chosen = kernel
+            table.append(Decision(kernel.backend, True, why))
+    return chosen, table
+
+
+def choose(mapping: str, signature: Signature, backend: str | None = None) -> KernelFunction:
+    """The function that serves a call, or `BackendError` with every backend's reason."""
+    kernel, table = decide(mapping, signature, backend)
+    if kernel is None:
+        wanted, why = _requested(backend)
+        reasons = "; ".join(f"{d.backend}: {d.reason}" for d in table)
+        raise BackendError(
+            f"Backend {wanted!r} ({why}) for {mapping} on {signature.device}, {signature.dtype}",
+            f"one of {', '.join(backends(mapping))} ({reasons})",
+            "Name another backend or none",
+        )
+    return kernel.function

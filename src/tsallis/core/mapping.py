@@ -1,0 +1,229 @@
+"""The protocol of a mapping, and everything that is derived from it.
+
+To add one, subclass `Mapping` (or `SeparableMapping`), declare what is abstract here and pass an instance to `register`. Forward, both
+derivatives, double backward, entropy, conjugate, Fenchel-Young loss, ``nn`` module, operator, documentation row and tests follow.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from . import dispatch, implicit
+from .domains import Domain
+from .errors import ParameterError, ShapeError
+from .guard import row_outcomes
+from .params import Param, as_rows
+from .settings import DEBUG
+from .status import Outcome, Result, Solution
+
+
+class Solved(NamedTuple):
+    """What `Mapping.solve` returns: p (..., n), the threshold (...) if the domain has one, and the declared residuals, each (..., n)."""
+
+    p: Tensor
+    threshold: Tensor | None = None
+    residuals: tuple[Tensor, ...] = ()
+
+
+class Mapping(ABC):
+    """p(z) = argmax over p in C of <p, z> - Omega(p).
+
+    Attributes:
+        name: the registered name, a Python identifier.
+        summary: one sentence for the documentation.
+        latex: the regulariser Omega as shown there.
+        domain: C.
+        params: what Omega or C depend on.
+        residuals: names of tensors like p that `solve` returns because `solve_tangent` needs them.
+        exempt: laws of `tsallis.testing` that do not hold, each with its reason; printed in the documentation.
+        reference: key of docs/references.bib.
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    latex: ClassVar[str]
+    domain: ClassVar[Domain]
+    params: ClassVar[tuple[Param, ...]] = ()
+    residuals: ClassVar[tuple[str, ...]] = ()
+    exempt: ClassVar[dict[str, str]] = {}
+    reference: ClassVar[str] = ""
+
+    # --- declared -----------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def omega(self, p: Tensor, **params: Tensor) -> Tensor:
+        """Omega of each row, shape (...), differentiable in p and in parameters of role omega."""
+
+    @abstractmethod
+    def solve(self, z: Tensor, **params: Tensor) -> Solved:
+        """The reference solution. Rows are in the last dimension, in compute precision, with a finite entry and admissible parameters."""
+
+    @abstractmethod
+    def solve_tangent(self, p: Tensor, v: Tensor, **saved: Tensor) -> Tensor:
+        """J v with J = dp/dz (symmetric), from p, the parameters and the residuals; differentiable in all of them."""
+
+    def grad_omega_param(self, p: Tensor, **saved: Tensor) -> dict[str, Tensor]:
+        """For each parameter of role omega: its derivative of grad Omega(p) at fixed p, shape (..., n)."""
+        return {}
+
+    def domain_tangent(self, p: Tensor, **saved: Tensor) -> dict[str, Tensor]:
+        """For each parameter of role domain: dp/dparameter at fixed z, shape (..., n)."""
+        return {}
+
+    def tau(self, threshold: Tensor, **params: Tensor) -> Tensor | None:
+        """The threshold in the mapping's other convention, if it has one; all arguments (...)."""
+        return None
+
+    def certify(self, z: Tensor, solution: Tensor, threshold: Tensor, **params: Tensor) -> Tensor:
+        """Whether each solved row is the optimum of the un-approximated problem; True unless the mapping approximates one."""
+        return torch.ones_like(threshold, dtype=torch.bool)
+
+    # --- derived ------------------------------------------------------------------------------------------------------
+
+    def named(self, values: tuple[Tensor, ...]) -> dict[str, Tensor]:
+        """Parameters by name."""
+        return {param.name: value for param, value in zip(self.params, values, strict=True)}
+
+    def run(self, z: Tensor, params: tuple[Tensor, ...], backend: str | None = None) -> tuple[Tensor, ...]:
+        """(p, threshold, *residuals) without derivatives."""
+        return dispatch.choose(self.name, dispatch.Signature.of(z, *params), backend)(z, *params)
+
+    def prepare(
+        self, z: Tensor, dim: int, mask: Tensor | None, params: dict[str, object]
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Checked scores with `dim` moved last, masked entries at -inf, in at least float32, and parameters aligned with them."""
+        if z.dim() == 0:
+            raise ShapeError("Scores of shape ()", "at least one dimension", "Pass z.unsqueeze(0)")
+        if not -z.dim() <= dim < z.dim():
+            raise ShapeError(
+                f"dim={dim} for scores of shape {tuple(z.shape)}",
+                f"dim in [{-z.dim()}, {z.dim() - 1}]",
+                "Choose another dim",
+            )
+        if z.is_complex():
+            raise ShapeError(f"Scores of dtype {z.dtype}", "a real dtype", "Pass z.real or z.abs()")
+        if unknown := set(params) - {p.name for p in self.params}:
+            known = ", ".join(p.name for p in self.params) or "none"
+            raise ParameterError(
+                f"Parameter {sorted(unknown)[0]!r} for {self.name}", f"one of: {known}", "Remove or rename it"
+            )
+        if not z.is_floating_point():
+            z = z.to(torch.get_default_dtype())
+        values = tuple(as_rows(p, self._value(p, params), z, dim) for p in self.params)
+        if mask is not None:
+            z = _masked(z, mask)
+        if z.dtype in (torch.float16, torch.bfloat16):
+            # Half precision is computed, and p saved for the backward pass, in float32.
+            z = z.float()
+        return z.movedim(dim, -1), values
+
+    def _value(self, param: Param, params: dict[str, object]) -> object:
+        value = params.get(param.name, param.default)
+        if value is None:
+            raise ParameterError(
+                f"{self.name} without {param.name}", f"{param.name} in {param.interval}", f"Pass {param.name}="
+            )
+        return value
+
+    def __call__(
+        self, z: Tensor, dim: int = -1, *, mask: Tensor | None = None, backend: str | None = None, **params: object
+    ) -> Tensor:
+        """p, of the shape and dtype of z (integers: of the default dtype)."""
+        rows, values = self.prepare(z, dim, mask, params)
+        p = implicit.call(self, rows, values, backend)[0]
+        if DEBUG.value and not torch.compiler.is_compiling():
+            Result(row_outcomes(self, rows.detach(), values).squeeze(-1)).raise_if_failed()
+        return p.movedim(-1, dim).to(z.dtype if z.is_floating_point() else p.dtype)
+
+    def solution(
+        self, z: Tensor, dim: int = -1, *, mask: Tensor | None = None, backend: str | None = None, **params: object
+    ) -> Solution:
+        """p with its threshold, support size, residual, certificate and outcome per row."""
+        rows, values = self.prepare(z, dim, mask, params)
+        p, threshold, *_ = implicit.call(self, rows, values, backend)
+        with torch.no_grad():
+            columns = self.named(tuple(v.to(p.dtype) for v in values))
+            flat = {name: v.squeeze(-1) if v.dim() else v for name, v in columns.items()}
+            code = row_outcomes(self, rows, values).squeeze(-1)
+            solved = code == Outcome.SUCCESS
+            residual = (
+                torch.where(solved, self.domain.violation(p, **columns), 0.0)
+                if p.shape[-1]
+                else torch.zeros_like(threshold)
+            )
+            limit = 64 * torch.finfo(p.dtype).eps * max(p.shape[-1], 1) ** 0.5
+            total = self.domain.total(p, **columns) if self.domain.fixed_sum else p.new_ones(())
+            inaccurate = solved & (
+                residual > limit * total.squeeze(-1).clamp_min(1)
+                if total.dim()
+                else residual > limit * total.clamp_min(1)
+            )
+            code = torch.where(inaccurate, Outcome.INACCURATE, code).to(torch.int8)
+            fixed_sum = self.domain.fixed_sum
+            return Solution(
+                p=p.movedim(-1, dim).to(z.dtype if z.is_floating_point() else p.dtype),
+                threshold=threshold if fixed_sum else None,
+                tau=self.tau(threshold, **flat) if fixed_sum else None,
+                support_size=(p > 0).sum(-1),
+                residual=torch.where(code <= Outcome.FULLY_MASKED, residual, torch.nan),
+                exact=(code <= Outcome.FULLY_MASKED) & self.certify(rows, p, threshold, **columns),
+                result=Result(code),
+            )
+
+    def __repr__(self) -> str:
+        return f"<mapping {self.name}>"
+
+
+class SeparableMapping(Mapping):
+    """A mapping whose Omega is a sum over coordinates: its Jacobian is a diagonal, projected on the domain's tangent space."""
+
+    @abstractmethod
+    def weight(self, p: Tensor, **params: Tensor) -> Tensor:
+        """The diagonal 1/Omega''(p_i) on free coordinates, 0 on those at a bound; differentiable."""
+
+    def solve_tangent(self, p: Tensor, v: Tensor, **saved: Tensor) -> Tensor:
+        return self.domain.project_tangent(self.weight(p, **saved), v)
+
+
+class Special(SeparableMapping):
+    """A mapping with its parameters fixed: ``base`` at ``constants``."""
+
+    base: ClassVar[SeparableMapping]
+    constants: ClassVar[dict[str, float]]
+
+    def _fixed(self, like: Tensor) -> dict[str, Tensor]:
+        return {name: like.new_full((), value) for name, value in self.constants.items()}
+
+    def omega(self, p: Tensor, **params: Tensor) -> Tensor:
+        return self.base.omega(p, **self._fixed(p), **params)
+
+    def solve(self, z: Tensor, **params: Tensor) -> Solved:
+        return self.base.solve(z, **self._fixed(z), **params)
+
+    def weight(self, p: Tensor, **params: Tensor) -> Tensor:
+        return self.base.weight(p, **self._fixed(p), **params)
+
+    def tau(self, threshold: Tensor, **params: Tensor) -> Tensor | None:
+        return self.base.tau(threshold, **self._fixed(threshold), **params)
+
+
+def _masked(z: Tensor, mask: Tensor) -> Tensor:
+    if mask.dtype != torch.bool:
+        raise ShapeError(
+            f"mask of dtype {mask.dtype}", "torch.bool, True = keep", "Pass mask.bool(), or add an additive mask to z"
+        )
+    try:
+        fits = torch.broadcast_shapes(mask.shape, z.shape) == z.shape
+    except RuntimeError:
+        fits = False
+    if not fits:
+        raise ShapeError(
+            f"mask of shape {tuple(mask.shape)} for scores of shape {tuple(z.shape)}",
+            "a mask that broadcasts to the scores",
+            "Reshape it",
+        )
+    return z.masked_fill(~mask, -torch.inf)

@@ -1,0 +1,68 @@
+"""Process-wide switches, usable as a call or as a context manager."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class Setting(Generic[T]):
+    """One switch."""
+
+    def __init__(self, value: T) -> None:
+        self.value = value
+
+    def set(self, value: T) -> Restore[T]:
+        previous, self.value = self.value, value
+        return Restore(self, previous)
+
+
+class Restore(Generic[T]):
+    """Returned by every switch: leaving its ``with`` block restores the former value."""
+
+    def __init__(self, setting: Setting[T], previous: T) -> None:
+        self._setting, self._previous = setting, previous
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._setting.value = self._previous
+
+
+BACKEND: Setting[str | None] = Setting(None)
+DEBUG: Setting[bool] = Setting(False)
+
+
+def use_backend(name: str | None) -> Restore[str | None]:
+    """Use one backend for every call that does not name its own; None returns to automatic choice.
+
+    A backend that cannot serve a call raises with its reason: nothing falls back silently. Works as a statement or in ``with``.
+
+    Example:
+        >>> import torch, tsallis as ts
+        >>> with ts.use_backend("reference"):
+        ...     ts.sparsemax(torch.tensor([0.0, 0.5, 1.0]))
+        tensor([0.0000, 0.2500, 0.7500])
+    """
+    return BACKEND.set(name)
+
+
+def debug_checks(enabled: bool) -> Restore[bool]:
+    """Raise `NumericalError` whenever a row comes out as NaN, naming the reason; off by default (it reads values on the host).
+
+    Inside compiled code it has no effect. Works as a statement or in ``with``.
+
+    Example:
+        >>> import torch, tsallis as ts
+        >>> with ts.debug_checks(True):
+        ...     ts.sparsemax(torch.tensor([0.0, float("nan")]))
+        Traceback (most recent call last):
+            ...
+        tsallis.core.errors.NumericalError: Rows without a result (1 rows: a kept score is NaN; the row is NaN). Expected ...
+    """
+    return DEBUG.set(enabled)

@@ -1,0 +1,80 @@
+"""Targets, weights and reductions with the semantics of `torch.nn.functional.cross_entropy`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ..core.errors import ParameterError, ShapeError
+
+Reduction = Literal["mean", "sum", "none"]
+
+
+def reduce(loss: Tensor, reduction: str, count: Tensor | int | None = None) -> Tensor:
+    """Mean over `count` (default: all losses; over none it is NaN), sum, or as it is."""
+    if reduction == "none":
+        return loss
+    if reduction == "sum":
+        return loss.sum()
+    if reduction == "mean":
+        return loss.mean() if count is None else loss.sum() / count
+    raise ParameterError(f"reduction={reduction!r}", "'mean', 'sum' or 'none'", "Pass one of them")
+
+
+def class_rows(z: Tensor) -> Tensor:
+    """Logits (C), (N, C) or (N, C, d1, ...) with the class dimension last, in at least float32."""
+    if z.dim() == 0:
+        raise ShapeError("Logits of shape ()", "(C), (N, C) or (N, C, d1, ...)", "Add a class dimension")
+    if not z.is_floating_point():
+        z = z.to(torch.get_default_dtype())
+    if z.dtype in (torch.float16, torch.bfloat16):
+        z = z.float()
+    return z.movedim(1, -1) if z.dim() > 1 else z
+
+
+def is_index(target: Tensor, rows: Tensor) -> bool:
+    """Whether a target holds class indices (True) or probabilities (False); raises if its shape fits neither."""
+    # Probabilities have the logits' own shape, with the class dimension where the logits have it.
+    batch = tuple(rows.shape[:-1])
+    probabilities = (batch[:1] + (rows.shape[-1],) + batch[1:]) if batch else tuple(rows.shape)
+    if target.is_floating_point():
+        if tuple(target.shape) != probabilities:
+            raise ShapeError(
+                f"Probability target of shape {tuple(target.shape)}",
+                f"the logits' shape {probabilities}",
+                "Pass one probability per class",
+            )
+        return False
+    if tuple(target.shape) != batch:
+        raise ShapeError(
+            f"Class-index target of shape {tuple(target.shape)}",
+            f"{batch}, the logits without their class dimension",
+            "Reshape it",
+        )
+    return True
+
+
+def class_weights(weight: Tensor | None, rows: Tensor) -> Tensor | None:
+    """Checked class weights in the logits' precision."""
+    if weight is None:
+        return None
+    if tuple(weight.shape) != (rows.shape[-1],):
+        raise ShapeError(
+            f"weight of shape {tuple(weight.shape)}", f"({rows.shape[-1]},), one per class", "Pass one weight per class"
+        )
+    return weight.to(rows.dtype)
+
+
+def row_parameter(value: float | Tensor, rows: Tensor, name: str) -> float | Tensor:
+    """A parameter given as number, scalar, or one value per target, aligned with rows."""
+    if not isinstance(value, Tensor) or value.dim() == 0:
+        return value
+    if tuple(value.shape) != tuple(rows.shape[:-1]):
+        raise ShapeError(
+            f"{name} of shape {tuple(value.shape)}",
+            f"a scalar or the target's shape {tuple(rows.shape[:-1])}",
+            f"Expand {name} to one value per target",
+        )
+    return value.unsqueeze(-1)

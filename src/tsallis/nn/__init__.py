@@ -1,0 +1,25 @@
+"""Modules. ``ts.nn.Entmax`` and its kind are made from the registry: a mapping registered by anyone appears here by itself."""
+
+from ..core import registry as _registry
+from .alpha import Alpha
+from .losses import EntmaxLoss, FenchelYoungLoss
+from .mapping import MappingModule, module_class
+
+__all__ = ["Alpha", "EntmaxLoss", "FenchelYoungLoss", "MappingModule", "module_class"]
+
+
+def _by_class_name() -> dict[str, str]:
+    return {module_class(name).__name__: name for name in _registry.names()}
+
+
+def __getattr__(name: str) -> type[MappingModule]:
+    mapping = _by_class_name().get(name)
+    if mapping is None:
+        raise AttributeError(
+            f"module 'tsallis.nn' has no attribute {name!r}; mappings here: {', '.join(_by_class_name())}"
+        )
+    return module_class(mapping)
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, *_by_class_name()])

@@ -1,0 +1,47 @@
+"""A learnable alpha that stays inside its interval."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from ..core.errors import ParameterError
+
+
+class Alpha(nn.Module):
+    r"""alpha = low + (high - low) sigmoid(theta), with theta learned.
+
+    Args:
+        init: the first value, in [low, high]. At an end it moves inside by 1e-4 of the width, where theta is finite.
+        shape: shape of alpha, to broadcast with size 1 at the mapping's `dim`: (heads, 1, 1) for one alpha per head.
+        low, high: the interval, 0 <= low < high.
+
+    Raises:
+        ParameterError: an empty interval, or init outside it.
+
+    Example:
+        >>> import tsallis as ts
+        >>> float(ts.nn.Alpha(1.5)().detach())
+        1.5
+    """
+
+    def __init__(self, init: float = 1.5, shape: tuple[int, ...] = (), low: float = 1.0, high: float = 2.0) -> None:
+        super().__init__()
+        if not 0 <= low < high < math.inf:
+            raise ParameterError(f"low={low}, high={high}", "0 <= low < high < inf", "Choose another interval")
+        if not low <= init <= high:
+            raise ParameterError(
+                f"init={init}", f"a value in [{low}, {high}]", "Choose init inside the interval, or widen it"
+            )
+        self.low, self.high = float(low), float(high)
+        share = min(max((init - low) / (high - low), 1e-4), 1 - 1e-4)
+        self.theta = nn.Parameter(torch.full(shape, math.log(share) - math.log1p(-share)))
+
+    def forward(self) -> Tensor:
+        """alpha, of the given shape."""
+        return self.low + (self.high - self.low) * torch.sigmoid(self.theta)
+
+    def extra_repr(self) -> str:
+        return f"shape={tuple(self.theta.shape)}, low={self.low}, high={self.high}"
