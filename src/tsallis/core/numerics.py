@@ -88,19 +88,13 @@ def tsallis_negentropy(p: Tensor, alpha: Tensor) -> Tensor:
     return torch.where(p > 0, interior, p * slope_at_zero)
 
 
-def tsallis_exp(d: Tensor, shift: Tensor, alpha: Tensor) -> Tensor:
-    """[1 + a (d - shift)]_+ ^ (1/a), the inverse of the deformed logarithm; exp(d - shift) at alpha = 1.
-
-    `d` may hold -inf (result 0 for alpha >= 0 in the sense of a masked entry). `shift` is kept apart from `d` because close to the edge
-    of the support, 1 + a d is exact while d - shift would round: there the shift may be smaller than one ulp of d.
-    """
-    kept = d > -torch.inf
-    d = torch.where(kept, d, 0.0)
+def tsallis_exp(y: Tensor, alpha: Tensor) -> Tensor:
+    """[1 + a y]_+ ^ (1/a), the inverse of the deformed logarithm; e^y at alpha = 1, and 0 at y = -inf (a masked entry)."""
     a = alpha - 1
-    x = a * (d - shift)
-    edge = x < -0.5
-    x_in = torch.where(edge, 0.0, x)
-    ratio = torch.where(x_in == 0, 1.0, torch.log1p(x_in) / torch.where(x_in == 0, 1.0, x_in))
-    u = ((1 + a * d) - a * shift).clamp_min(0)
-    log_p = torch.where(edge, u.log() / torch.where(edge, a, 1.0), (d - shift) * ratio)
-    return torch.where(kept, log_p.exp(), 0.0)
+    kept = y > -torch.inf
+    x = a * torch.where(kept, y, 0.0)
+    inside = kept & (x > -1)
+    x = torch.where(inside, x, 0.0)
+    # log1p(x)/x loses nothing near x = 0, and 1 + x is exact near the edge of the support, x = -1.
+    ratio = torch.where(x == 0, 1.0, torch.log1p(x) / torch.where(x == 0, 1.0, x))
+    return torch.where(inside, (torch.where(inside, y, 0.0) * ratio).exp(), 0.0)

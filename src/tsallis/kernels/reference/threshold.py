@@ -1,12 +1,19 @@
-"""Solvers for the threshold lambda of p_i = [1 + a (z_i - lambda)]_+ ^ (1/a), a = alpha - 1 (`p_i = e^(z_i - lambda)` at a = 0).
+"""The scalar equation behind the entmax family, solved for the logarithm of the largest probability.
+
+With d_i = z_i - max z <= 0, a = alpha - 1 and P = p_max, every member of the family is self-similar:
+
+    p_i = P exp_alpha(d_i / P^a),        lambda = max z + (1 - P^a)/a,
+
+so one unknown per row, ell = log P in [-log n, 0], decides everything. It is better conditioned than lambda: where the support is large, 1 - a
+lambda = P^a is tiny and lambda holds few of its digits, while ell holds all.
 
 Two methods, derived in docs/theory/entmax.md:
 
-* `pnorm_newton`, for 0 <= alpha <= 2: Newton on the 1/a-norm of the row. Monotone from the left of the root, so it needs no bracket, and every
-  iterate's support contains the true one.
-* `bracketed`, for any alpha and for caps p_i <= 1 with total k: the same step, kept inside a shrinking bracket.
+* `newton`, for 0 <= alpha <= 2: Newton on the 1/a-norm of the row, monotone from any ell at or right of the root. It needs no bracket, and every
+  iterate's support contains the true one. The start is the root of a subset of the row, its block maxima: fewer entries, larger p_max.
+* `bracketed`, for any alpha and for caps p_i <= 1 with a given total: the same step, kept inside a shrinking bracket.
 
-Rows are along the last dimension and already shifted; ``d`` may contain -inf (masked). Parameters have shape (..., 1).
+Rows are along the last dimension; ``d`` may contain -inf (masked). Parameters have shape (..., 1).
 """
 
 from __future__ import annotations
@@ -22,69 +29,88 @@ from ...core.numerics import phi, safe_pow, tsallis_exp
 NEWTON_CAP = 32
 # Two Newton trials, then one bisection: at worst the 53 halvings of a double, tripled.
 BRACKET_CAP = 170
+# Without a start from block maxima the number of steps would grow with log n (at alpha = 2 each one about halves the support).
+LONG_ROW, BLOCK = 256, 16
 
 
 class Root(NamedTuple):
-    """A threshold (..., 1) and the number of sweeps over the rows that found it."""
+    """log p_max (..., 1), p_i / p_max (..., n), and the number of steps taken."""
 
-    threshold: Tensor
+    ell: Tensor
+    ratios: Tensor
     steps: int
 
 
-def _norm_step(total: Tensor, slope: Tensor, target: Tensor, a: Tensor) -> Tensor:
-    """The change of lambda that makes the 1/a-norm of the free coordinates right to first order.
+def multiplier(ell: Tensor, alpha: Tensor) -> Tensor:
+    """lambda - max z = (1 - P^a)/a at P = e^ell, smooth at a = 0."""
+    return -ell * phi((alpha - 1) * ell)
 
-    With s = total/target it is total * (1 - s^-a)/(a slope), written without division by a. Exact if the free scores are equal, and at a = 0.
+
+def _ratios(d: Tensor, ell: Tensor, alpha: Tensor) -> Tensor:
+    # P^-a may overflow for large alpha: then only entries equal to the maximum survive.
+    stretched = d * (-(alpha - 1) * ell).exp()
+    return tsallis_exp(torch.where(d == 0, 0.0, stretched), alpha)
+
+
+def _step(ratio_sum: Tensor, slope_sum: Tensor, log_s: Tensor, a: Tensor) -> Tensor:
+    """The change of ell that makes the 1/a-norm right to first order; log_s is the log of sum p over its target.
+
+    In P^a the step is P^a (R/V)(s^-a - 1), R = sum r, V = sum r^(1-a). Exact if all free scores are equal, and for every row at a = 0.
     """
-    log_s = (total / target).log()
-    return total * log_s * phi(-a * log_s) / slope
+    share = ratio_sum / slope_sum
+    relative = torch.expm1(-a * log_s) * share
+    small = a == 0
+    return torch.where(small, -log_s * share, torch.log1p(relative) / torch.where(small, 1.0, a))
 
 
-def pnorm_newton(d: Tensor, alpha: Tensor, lam: Tensor, *, tolerance: float) -> Root:
-    """Monotone Newton from ``lam``, at or left of the root (sum p >= 1), for rows with 0 <= alpha <= 2."""
-    a = alpha - 1
+def _block_maxima(d: Tensor) -> Tensor:
+    n = d.shape[-1]
+    padded = torch.nn.functional.pad(d, (0, -n % BLOCK), value=-torch.inf)
+    return padded.reshape(*d.shape[:-1], -1, BLOCK).amax(-1)
+
+
+def newton(d: Tensor, alpha: Tensor) -> Root:
+    """Monotone Newton for rows with 0 <= alpha <= 2 and maximum score 0; ``steps`` counts those over whole rows."""
+    a, eps = alpha - 1, torch.finfo(d.dtype).eps
+    ell = newton(_block_maxima(d), alpha).ell if d.shape[-1] >= LONG_ROW else torch.zeros_like(alpha)
     steps = 0
-    for _ in range(NEWTON_CAP):
-        p = tsallis_exp(d, lam, alpha)
-        total = p.sum(-1, keepdim=True)
-        if bool((total - 1 <= tolerance).all()):
-            break
-        slope = safe_pow(p, 1 - a).sum(-1, keepdim=True)
+    while True:
+        ratios = _ratios(d, ell, alpha)
+        total = ratios.sum(-1, keepdim=True)
+        log_s = ell + total.log()
+        change = _step(total, safe_pow(ratios, 1 - a).sum(-1, keepdim=True), log_s, a)
         # Rounding may put a converged row right of its root; it then stays where it is.
-        lam = lam + torch.where(total > 1, _norm_step(total, slope, torch.ones_like(total), a), 0.0)
+        change = torch.where(log_s > 16 * eps, change, 0.0)
+        if steps == NEWTON_CAP or bool((change.abs() <= eps * (1 + ell.abs())).all()):
+            return Root(ell, ratios, steps)
+        ell = ell + change
         steps += 1
-    return Root(lam, steps)
 
 
-def bracketed(
-    d: Tensor, alpha: Tensor, low: Tensor, high: Tensor, total: Tensor, *, capped: bool, tolerance: float
-) -> Root:
-    """Safeguarded Newton for sum p = total, p_i <= 1 if ``capped``, with the root in [low, high] (sum p decreases from >= total to <= total)."""
-    a = alpha - 1
-    lam = low
+def bracketed(d: Tensor, alpha: Tensor, low: Tensor, total: Tensor, *, capped: bool) -> Root:
+    """Safeguarded Newton for sum p = total with log p_max in [low, 0]; with ``capped``, p_i <= 1 and ``d`` may be positive.
+
+    Entries at the cap get the ratio inf.
+    """
+    a, eps = alpha - 1, torch.finfo(d.dtype).eps
+    high, ell = torch.zeros_like(low), torch.zeros_like(low)
     done = torch.zeros_like(low, dtype=torch.bool)
     steps = 0
-    for steps in range(1, BRACKET_CAP + 1):
-        p = tsallis_exp(d.minimum(lam) if capped else d, lam, alpha)
-        at_cap = (d >= lam) if capped else torch.zeros_like(d, dtype=torch.bool)
-        free_sum = p.masked_fill(at_cap, 0).sum(-1, keepdim=True)
-        target = total - at_cap.sum(-1, keepdim=True)
-        excess = free_sum - target
-        low = torch.where(excess >= 0, lam, low)
-        high = torch.where(excess <= 0, lam, high)
-        slope = safe_pow(p, 1 - a).masked_fill(at_cap, 0).sum(-1, keepdim=True)
+    while True:
+        at_cap = d >= multiplier(ell, alpha) if capped else torch.zeros_like(d, dtype=torch.bool)
+        ratios = _ratios(torch.where(at_cap, 0.0, d), ell, alpha)
+        free = ratios.masked_fill(at_cap, 0)
+        free_sum, target = free.sum(-1, keepdim=True), total - at_cap.sum(-1, keepdim=True)
+        slope = safe_pow(free, 1 - a).sum(-1, keepdim=True)
+        excess = ell.exp() * free_sum - target
+        low, high = torch.where(excess <= 0, ell, low), torch.where(excess >= 0, ell, high)
         middle = low + (high - low) / 2
-        solvable = (target > 0) & (free_sum > 0) & (slope > 0) & (slope < torch.inf)
-        step = _norm_step(
-            torch.where(solvable, free_sum, 1.0),
-            torch.where(solvable, slope, 1.0),
-            torch.where(solvable, target, 1.0),
-            a,
-        )
-        trial = lam + step
+        done = done | (excess.abs() <= 4 * eps * total) | (middle <= low) | (middle >= high)
+        if steps == BRACKET_CAP or bool(done.all()):
+            return Root(ell, ratios.masked_fill(at_cap, torch.inf), steps)
+        solvable = (target > 0) & (free_sum > 0) & (slope < torch.inf)
+        log_s = ell + (torch.where(solvable, free_sum, 1.0) / torch.where(solvable, target, 1.0)).log()
+        trial = ell + _step(torch.where(solvable, free_sum, 1.0), torch.where(solvable, slope, 1.0), log_s, a)
+        steps += 1
         trusted = solvable & (trial > low) & (trial < high) & (steps % 3 != 0)
-        done = done | (excess.abs() <= tolerance) | (middle <= low) | (middle >= high)
-        if bool(done.all()):
-            break
-        lam = torch.where(done, lam, torch.where(trusted, trial, middle))
-    return Root(lam, steps)
+        ell = torch.where(done, ell, torch.where(trusted, trial, middle))
