@@ -1,5 +1,7 @@
 """Sparse communication in neural networks: differentiable, learnable, exactly sparse replacements for softmax."""
 
+from importlib.metadata import version as _version
+
 from . import nn
 from .core.api import explain_backend, solve
 from .core.registry import register
@@ -7,7 +9,10 @@ from .core.settings import debug_checks, use_backend
 from .losses import entmax15_loss, entmax_loss, fenchel_young_loss, sparsemax_loss
 from .mappings import budget, entmax, entmax15, normmax, softmax, sparsemax, topk_sparsemax
 
+__version__ = _version("tsallis")
+
 __all__ = [
+    "__version__",
     "budget",
     "debug_checks",
     "entmax",

@@ -1,4 +1,6 @@
-"""Every law, for every registered mapping and setting: generated from the registry, so a new mapping is tested by being registered."""
+"""Every law, for every registered mapping and setting: generated from the registry, so a new mapping is tested by
+being registered.
+"""
 
 import pytest
 

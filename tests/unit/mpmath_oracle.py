@@ -1,4 +1,6 @@
-"""alpha-entmax in 50 digits. A threshold is accepted only if its probabilities sum to one to 40 digits, which proves it."""
+"""alpha-entmax in 50 digits. A threshold is accepted only if its probabilities sum to one to 40 digits, which proves
+it.
+"""
 
 from dataclasses import dataclass
 

@@ -1,0 +1,1 @@
+"""The mapping protocol and all that is derived from it; depends on torch alone."""

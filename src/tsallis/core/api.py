@@ -30,7 +30,8 @@ def solve(
         **params: the mapping's parameters.
 
     Returns:
-        `Solution` with p, threshold, tau, support_size, residual, exact and result; all but p have the shape of z without `dim`.
+        `Solution` with p, threshold, tau, support_size, residual, exact and result; all but p have the shape of z
+        without `dim`.
 
     Raises:
         RegistryError: an unknown name.

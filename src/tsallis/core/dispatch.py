@@ -1,8 +1,8 @@
 """Which kernel serves a call, and why.
 
-A kernel is a plain function ``(z, *params) -> (p, threshold, *residuals)`` on rows in the last dimension. It declares from static facts alone
-whether it supports a call. Order of choice: the ``backend=`` argument, `use_backend`, the environment variable ``TSALLIS_BACKEND``, then priority.
-A named backend works or raises; nothing is tried and caught.
+A kernel is a plain function ``(z, *params) -> (p, threshold, *residuals)`` on rows in the last dimension. It declares
+from static facts alone whether it supports a call. Order of choice: the ``backend=`` argument, `use_backend`, the
+environment variable ``TSALLIS_BACKEND``, then priority. A named backend works or raises; nothing is tried and caught.
 """
 
 from __future__ import annotations
@@ -65,6 +65,7 @@ def add_kernel(mapping: str, kernel: Kernel) -> None:
 
 
 def remove_kernels(mapping: str) -> None:
+    """Forget all kernels of a mapping."""
     _KERNELS.pop(mapping, None)
 
 

@@ -11,8 +11,8 @@ from torch import Tensor
 class Domain(ABC):
     """A set C of vectors along the last dimension.
 
-    ``latex`` is shown in the documentation. ``fixed_sum`` says that every member has the same sum: then the mapping is invariant to adding a
-    constant to its scores, and its threshold (the multiplier of that constraint) is reported.
+    ``latex`` is shown in the documentation. ``fixed_sum`` says that every member has the same sum: then the mapping is
+    invariant to adding a constant to its scores, and its threshold (the multiplier of that constraint) is reported.
     """
 
     latex: str
@@ -20,7 +20,7 @@ class Domain(ABC):
 
     @abstractmethod
     def project_tangent(self, w: Tensor, v: Tensor) -> Tensor:
-        """J v of a separable mapping: ``w`` is the reciprocal curvature of Omega on the free coordinates, 0 elsewhere."""
+        """J v of a separable mapping: ``w`` is the reciprocal curvature of Omega on free coordinates, else 0."""
 
     @abstractmethod
     def violation(self, p: Tensor, **params: Tensor) -> Tensor:
@@ -56,6 +56,8 @@ class SumConstrained(Domain):
 
 
 class Simplex(SumConstrained):
+    """Probability vectors."""
+
     latex = r"\triangle = \{p \ge 0 : \sum_i p_i = 1\}"
 
     def sample(self, like: Tensor, generator: torch.Generator, **params: Tensor) -> Tensor:
@@ -66,7 +68,9 @@ class Simplex(SumConstrained):
 
 
 class SparseSimplex(SumConstrained):
-    """Members of the simplex with at most k non-zeros. Not convex: its optimum is still a projection, but has no gap certificate."""
+    """Members of the simplex with at most k non-zeros. Not convex: its optimum is still a projection, but has no gap
+    certificate.
+    """
 
     latex = r"\{p \in \triangle : \|p\|_0 \le k\}"
 
@@ -85,6 +89,8 @@ class SparseSimplex(SumConstrained):
 
 
 class CappedSimplex(SumConstrained):
+    """Vectors in the unit box with sum k."""
+
     latex = r"\{0 \le p \le 1 : \sum_i p_i = k\}"
 
     def total(self, like: Tensor, **params: Tensor) -> Tensor:
@@ -111,6 +117,8 @@ class CappedSimplex(SumConstrained):
 
 
 class Box(Domain):
+    """The unit box, without a constraint that couples coordinates."""
+
     latex = r"[0, 1]^n"
     fixed_sum = False
 

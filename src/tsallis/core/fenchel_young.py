@@ -1,8 +1,8 @@
 """Conjugates and Fenchel-Young losses of any mapping: value and gradient, derived once.
 
-Omega*(z) = <p, z> - Omega(p) with p = p(z). By the envelope theorem its gradient is p itself, and for a parameter of Omega the partial
-derivative at fixed p. Differentiating through p instead would add terms that cancel in theory and round in practice; so the gradient is
-declared, and p stays attached in it, which makes the second derivative J.
+Omega*(z) = <p, z> - Omega(p) with p = p(z). By the envelope theorem its gradient is p itself, and for a parameter of
+Omega the partial derivative at fixed p. Differentiating through p instead would add terms that cancel in theory and
+round in practice; so the gradient is declared, and p stays attached in it, which makes the second derivative J.
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ def inner(p: Tensor, z: Tensor) -> Tensor:
 def centred(mapping: Mapping, z: Tensor) -> Tensor:
     """z minus its row maximum where that changes no loss (it keeps digits), else z.
 
-    It changes Omega* by the maximum times the domain's sum. Against a target of the same sum that cancels, but not in the derivative with respect
-    to a parameter which sets that sum.
+    It changes Omega* by the maximum times the domain's sum. Against a target of the same sum that cancels, but not in
+    the derivative with respect to a parameter which sets that sum.
     """
     movable = any(param.role == "domain" for param in mapping.params)
     if movable or not mapping.domain.fixed_sum or z.shape[-1] == 0:

@@ -5,10 +5,13 @@ From p = argmax over C of <p, z> - Omega(p; theta), with J = dp/dz symmetric:
     VJP:  dz = J g,   dtheta = -<J g, d_theta grad Omega(p)>   or, if theta shapes the domain,  dtheta = <g, dp/dtheta>
     JVP:  dp = J (dz - sum d_theta grad Omega dtheta) + sum dp/dtheta dtheta
 
-All are differentiable expressions in p and theta, and p is an output of the operator, so derivatives of every order follow.
+All are differentiable expressions in p and theta, and p is an output of the operator, so derivatives of every order
+follow.
 
-Two doors lead to one formula: an ``autograd.Function`` in eager mode (it supports vmap and forward mode, which torch.library cannot), and
-``torch.ops.tsallis.<name>`` while torch.compile or torch.export is tracing (Dynamo does not trace a Function with a jvp).
+Two doors lead to one formula: an ``autograd.Function`` in eager mode (it supports vmap and forward mode, which
+    torch.library cannot), and
+``torch.ops.tsallis.<name>`` while torch.compile or torch.export is tracing (Dynamo does not trace a Function with a
+jvp).
 """
 
 from __future__ import annotations
@@ -36,8 +39,10 @@ def _cast(params: tuple[Tensor, ...], p: Tensor) -> tuple[Tensor, ...]:
 
 def _jacobian_times(mapping: Mapping, p: Tensor, v: Tensor, saved: dict[str, Tensor]) -> Tensor:
     product = mapping.solve_tangent(p, v, **saved)
-    # A row that is NaN has a NaN derivative, as in torch.softmax; supports would hide it (NaN > 0 is False).
-    return torch.where(p.isnan(), p.detach(), product)
+    # A row that is NaN has a NaN derivative, as in torch.softmax; supports would hide it (NaN > 0 is False). And p
+    # keeps the product attached where J does not depend on it, so that a second derivative is zero rather than an
+    # error.
+    return torch.where(p.isnan(), p, product)
 
 
 def vjp(
@@ -146,7 +151,9 @@ def batch_first(
 
 
 def define_operator(mapping: Mapping) -> torch.library.Library:
-    """Register ``tsallis::<name>(z, *params, backend)`` with its fake, autograd and vmap rules. The library object keeps it alive."""
+    """Register ``tsallis::<name>(z, *params, backend)`` with its fake, autograd and vmap rules. The library object
+    keeps it alive.
+    """
     name, count = mapping.name, len(mapping.params)
     inputs = ", ".join(["Tensor z", *(f"Tensor {p.name}" for p in mapping.params), "str? backend=None"])
     outputs = ", ".join(["Tensor p", "Tensor threshold", *(f"Tensor {r}" for r in mapping.residuals)])

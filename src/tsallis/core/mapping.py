@@ -1,7 +1,8 @@
 """The protocol of a mapping, and everything that is derived from it.
 
-To add one, subclass `Mapping` (or `SeparableMapping`), declare what is abstract here and pass an instance to `register`. Forward, both
-derivatives, double backward, entropy, conjugate, Fenchel-Young loss, ``nn`` module, operator, documentation row and tests follow.
+To add one, subclass `Mapping` (or `SeparableMapping`), declare what is abstract here and pass an instance to
+`register`. Forward, both derivatives, double backward, entropy, conjugate, Fenchel-Young loss, ``nn`` module, operator,
+documentation row and tests follow.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from .status import Outcome, Result, Solution
 
 
 class Solved(NamedTuple):
-    """What `Mapping.solve` returns: p (..., n), the threshold (...) if the domain has one, and the declared residuals, each (..., n)."""
+    """What `Mapping.solve` returns: p (..., n), the threshold (...) if the domain has one, and the declared residuals,
+    each (..., n).
+    """
 
     p: Tensor
     threshold: Tensor | None = None
@@ -60,7 +63,9 @@ class Mapping(ABC):
 
     @abstractmethod
     def solve(self, z: Tensor, **params: Tensor) -> Solved:
-        """The reference solution. Rows are in the last dimension, in compute precision, with a finite entry and admissible parameters."""
+        """The reference solution. Rows are in the last dimension, in compute precision, with a finite entry and
+        admissible parameters.
+        """
 
     @abstractmethod
     def solve_tangent(self, p: Tensor, v: Tensor, **saved: Tensor) -> Tensor:
@@ -79,7 +84,9 @@ class Mapping(ABC):
         return None
 
     def certify(self, z: Tensor, solution: Tensor, threshold: Tensor, **params: Tensor) -> Tensor:
-        """Whether each solved row is the optimum of the un-approximated problem; True unless the mapping approximates one."""
+        """Whether each solved row is the optimum of the un-approximated problem; True unless the mapping approximates
+        one.
+        """
         return torch.ones_like(threshold, dtype=torch.bool)
 
     # --- derived ------------------------------------------------------------------------------------------------------
@@ -95,7 +102,9 @@ class Mapping(ABC):
     def prepare(
         self, z: Tensor, dim: int, mask: Tensor | None, params: dict[str, object]
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Checked scores with `dim` moved last, masked entries at -inf, in at least float32, and parameters aligned with them."""
+        """Checked scores with `dim` moved last, masked entries at -inf, in at least float32, and parameters aligned
+        with them.
+        """
         if z.dim() == 0:
             raise ShapeError("Scores of shape ()", "at least one dimension", "Pass z.unsqueeze(0)")
         if not -z.dim() <= dim < z.dim():
@@ -146,31 +155,23 @@ class Mapping(ABC):
         rows, values = self.prepare(z, dim, mask, params)
         p, threshold, *_ = implicit.call(self, rows, values, backend)
         with torch.no_grad():
-            columns = self.named(tuple(v.to(p.dtype) for v in values))
-            flat = {name: v.squeeze(-1) if v.dim() else v for name, v in columns.items()}
+            columns = self.named(tuple(v.to(p.dtype).expand(*p.shape[:-1], 1) for v in values))
             code = row_outcomes(self, rows, values).squeeze(-1)
-            solved = code == Outcome.SUCCESS
-            residual = (
-                torch.where(solved, self.domain.violation(p, **columns), 0.0)
-                if p.shape[-1]
-                else torch.zeros_like(threshold)
-            )
-            limit = 64 * torch.finfo(p.dtype).eps * max(p.shape[-1], 1) ** 0.5
-            total = self.domain.total(p, **columns) if self.domain.fixed_sum else p.new_ones(())
-            inaccurate = solved & (
-                residual > limit * total.squeeze(-1).clamp_min(1)
-                if total.dim()
-                else residual > limit * total.clamp_min(1)
-            )
-            code = torch.where(inaccurate, Outcome.INACCURATE, code).to(torch.int8)
+            residual = self.domain.violation(p, **columns) if p.shape[-1] else torch.zeros_like(threshold)
+            size = self.domain.total(p, **columns).expand_as(p[..., :1]).squeeze(-1) if p.shape[-1] else residual
+            limit = 64 * torch.finfo(p.dtype).eps * p.shape[-1] ** 0.5 * size.clamp_min(1)
+            code = torch.where((code == Outcome.SUCCESS) & (residual > limit), Outcome.INACCURATE, code).to(torch.int8)
+            usable = code <= Outcome.FULLY_MASKED
+            residual = torch.where(code == Outcome.FULLY_MASKED, 0.0, torch.where(usable, residual, torch.nan))
+            flat = {name: column.squeeze(-1) for name, column in columns.items()}
             fixed_sum = self.domain.fixed_sum
             return Solution(
                 p=p.movedim(-1, dim).to(z.dtype if z.is_floating_point() else p.dtype),
                 threshold=threshold if fixed_sum else None,
                 tau=self.tau(threshold, **flat) if fixed_sum else None,
                 support_size=(p > 0).sum(-1),
-                residual=torch.where(code <= Outcome.FULLY_MASKED, residual, torch.nan),
-                exact=(code <= Outcome.FULLY_MASKED) & self.certify(rows, p, threshold, **columns),
+                residual=residual,
+                exact=usable & self.certify(rows, p, threshold, **columns),
                 result=Result(code),
             )
 
@@ -179,7 +180,9 @@ class Mapping(ABC):
 
 
 class SeparableMapping(Mapping):
-    """A mapping whose Omega is a sum over coordinates: its Jacobian is a diagonal, projected on the domain's tangent space."""
+    """A mapping whose Omega is a sum over coordinates: its Jacobian is a diagonal, projected on the domain's tangent
+    space.
+    """
 
     @abstractmethod
     def weight(self, p: Tensor, **params: Tensor) -> Tensor:

@@ -4,9 +4,9 @@ Every formula of the family is written with ``a = alpha - 1`` and two entire fun
 
     phi(x) = expm1(x) / x            psi(x) = phi'(x) = (x e^x - expm1(x)) / x^2,
 
-because the deformed logarithm is ``ln_alpha(p) = (p^a - 1)/a = l phi(a l)`` with ``l = log p`` and its derivative in alpha
-at fixed p is ``l^2 psi(a l)``. Neither form divides by ``a``, so alpha = 1 needs no special case.
-All functions are differentiable any number of times. Derivation: docs/theory/entmax.md.
+because the deformed logarithm is ``ln_alpha(p) = (p^a - 1)/a = l phi(a l)`` with ``l = log p`` and its derivative in
+alpha at fixed p is ``l^2 psi(a l)``. Neither form divides by ``a``, so alpha = 1 needs no special case. All functions
+are differentiable any number of times. Derivation: docs/theory/entmax.md.
 """
 
 from __future__ import annotations
@@ -89,7 +89,9 @@ def tsallis_negentropy(p: Tensor, alpha: Tensor) -> Tensor:
 
 
 def tsallis_exp(y: Tensor, alpha: Tensor) -> Tensor:
-    """[1 + a y]_+ ^ (1/a), the inverse of the deformed logarithm; e^y at alpha = 1, and 0 at y = -inf (a masked entry)."""
+    """[1 + a y]_+ ^ (1/a), the inverse of the deformed logarithm; e^y at alpha = 1, and 0 at y = -inf (a masked
+    entry).
+    """
     a = alpha - 1
     kept = y > -torch.inf
     x = a * torch.where(kept, y, 0.0)

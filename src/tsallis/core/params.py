@@ -21,7 +21,8 @@ class Param:
     Attributes:
         name: the keyword.
         default: value used when the keyword is left out; None makes it required.
-        role: ``omega`` (shapes the regulariser), ``domain`` (shapes the set C) or ``selection`` (discrete, no gradient).
+        role: ``omega`` (shapes the regulariser), ``domain`` (shapes the set C) or ``selection`` (discrete, no
+            gradient).
         low, high: admissible interval; infinite values are never admissible.
         low_open: whether ``low`` itself is excluded.
         at_most_kept: whether the value may not exceed the number of unmasked entries of its row.
@@ -55,7 +56,8 @@ class Param:
     def check_number(self, value: float, n: int) -> None:
         """Raise unless a Python number is admissible for rows of n entries."""
         low_ok = value > self.low if self.low_open else value >= self.low
-        if not (low_ok and value <= self.high and math.isfinite(value)):
+        # Comparisons only: under torch.compile the number may be a symbol.
+        if not (low_ok and value <= self.high and -math.inf < value < math.inf):
             raise ParameterError(f"{self.name}={value}", f"{self.name} in {self.interval}", "Choose a value inside")
         if self.at_most_kept and value > n > 0:
             raise ParameterError(
@@ -66,7 +68,8 @@ class Param:
 def as_rows(param: Param, value: object, z: Tensor, dim: int) -> Tensor:
     """A parameter as a tensor that broadcasts against ``z.movedim(dim, -1)`` with size 1 in the last place.
 
-    Python numbers are checked and kept in float64 (a 0-d tensor: it does not promote). Tensors are never read, only shaped.
+    Python numbers are checked and kept in float64 (a 0-d tensor: it does not promote). Tensors are never read, only
+    shaped.
     """
     if isinstance(value, Tensor):
         return _align(param, value, z, dim)

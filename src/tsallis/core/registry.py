@@ -21,7 +21,9 @@ _LIBRARIES: dict[str, torch.library.Library] = {}
 
 
 def register(mapping: M) -> M:
-    """Make a mapping known: its reference kernel, its operator ``torch.ops.tsallis.<name>``, and everything derived from the registry."""
+    """Make a mapping known: its reference kernel, its operator ``torch.ops.tsallis.<name>``, and everything derived
+    from the registry.
+    """
     name = mapping.name
     if not name.isidentifier():
         raise RegistryError(f"Mapping name {name!r}", "a Python identifier", "Rename it")

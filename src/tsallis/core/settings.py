@@ -41,7 +41,8 @@ DEBUG: Setting[bool] = Setting(False)
 def use_backend(name: str | None) -> Restore[str | None]:
     """Use one backend for every call that does not name its own; None returns to automatic choice.
 
-    A backend that cannot serve a call raises with its reason: nothing falls back silently. Works as a statement or in ``with``.
+    A backend that cannot serve a call raises with its reason: nothing falls back silently. Works as a statement or in
+        ``with``.
 
     Example:
         >>> import torch, tsallis as ts
@@ -53,7 +54,8 @@ def use_backend(name: str | None) -> Restore[str | None]:
 
 
 def debug_checks(enabled: bool) -> Restore[bool]:
-    """Raise `NumericalError` whenever a row comes out as NaN, naming the reason; off by default (it reads values on the host).
+    """Raise `NumericalError` whenever a row comes out as NaN, naming the reason; off by default (it reads values on the
+    host).
 
     Inside compiled code it has no effect. Works as a statement or in ``with``.
 
@@ -63,6 +65,7 @@ def debug_checks(enabled: bool) -> Restore[bool]:
         ...     ts.sparsemax(torch.tensor([0.0, float("nan")]))
         Traceback (most recent call last):
             ...
-        tsallis.core.errors.NumericalError: Rows without a result (1 rows: a kept score is NaN; the row is NaN). Expected ...
+        tsallis.core.errors.NumericalError: Rows without a result (1 rows: a kept score is NaN; the row is NaN).
+        Expected ...
     """
     return DEBUG.set(enabled)

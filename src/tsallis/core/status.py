@@ -75,7 +75,8 @@ class Solution:
     Attributes:
         p: the result, differentiable.
         threshold: the multiplier lambda of the sum constraint (None for a domain without one), not differentiable.
-        tau: the threshold in the mapping's other convention, (alpha-1) lambda - 1 for the entmax family; None where there is none.
+        tau: the threshold in the mapping's other convention, (alpha-1) lambda - 1 for the entmax family; None where
+            there is none.
         support_size: number of non-zeros.
         residual: largest violation of a constraint.
         exact: whether p is proven to be the optimum of the un-approximated problem.

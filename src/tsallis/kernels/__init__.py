@@ -1,0 +1,1 @@
+"""Plain tensor-to-tensor functions: no autograd, no defaults."""

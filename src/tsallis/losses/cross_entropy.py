@@ -1,4 +1,6 @@
-"""Generalised cross-entropy Omega*(z) - <t, z>: what replaces `torch.nn.functional.cross_entropy` when an entmax replaces softmax."""
+"""Generalised cross-entropy Omega*(z) - <t, z>: what replaces `torch.nn.functional.cross_entropy` when an entmax
+replaces softmax.
+"""
 
 from __future__ import annotations
 
@@ -83,7 +85,7 @@ def _indexed(
 def entmax_loss(
     z: Num[Tensor, "*logits"],
     target: Num[Tensor, "*target"],
-    alpha: float | Float[Tensor, "..."] = 1.5,
+    alpha: float | Float[Tensor, ...] = 1.5,
     *,
     weight: Tensor | None = None,
     ignore_index: int = -100,
@@ -91,7 +93,8 @@ def entmax_loss(
     label_smoothing: float = 0.0,
     backend: str | None = None,
 ) -> Float[Tensor, "*loss"]:
-    r"""Cross-entropy for `entmax`: zero as soon as the right class leads by 1/(alpha - 1), and equal to cross-entropy at alpha = 1.
+    r"""Cross-entropy for `entmax`: zero as soon as the right class leads by 1/(alpha - 1), and equal to cross-entropy
+    at alpha = 1.
 
     $$L(z; t) = \Omega^*_\alpha(z) - \langle t, z \rangle, \qquad \nabla_z L = \operatorname{entmax}_\alpha(z) - t$$
 
@@ -102,12 +105,13 @@ def entmax_loss(
         weight: (C) factor of each class.
         ignore_index: class indices with this value contribute nothing, and their logits are never read.
         reduction: "mean" (weighted as in `torch.nn.functional.cross_entropy`), "sum" or "none".
-        label_smoothing: in [0, 1]; the target becomes (1 - eps) t + eps q, q uniform over the classes whose logit is not -inf.
+        label_smoothing: in [0, 1]; the target becomes (1 - eps) t + eps q, q uniform over the classes whose logit is
+            not -inf.
         backend: as in `entmax`.
 
     Returns:
-        a scalar, or one loss per target; in the dtype of z, accumulated in at least float32. A mean over no target is NaN. A class index that
-        does not exist gives NaN.
+        a scalar, or one loss per target; in the dtype of z, accumulated in at least float32. A mean over no target is
+        NaN. A class index that does not exist gives NaN.
 
     Raises:
         ParameterError: a Python alpha <= 0, label_smoothing outside [0, 1], an unknown reduction.

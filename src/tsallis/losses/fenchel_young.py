@@ -17,7 +17,7 @@ from .targets import Reduction, reduce
 def fenchel_young_loss(
     mapping: str | Mapping,
     z: Num[Tensor, "*shape"],
-    target: Num[Tensor, "..."],
+    target: Num[Tensor, ...],
     dim: int = -1,
     *,
     mask: Tensor | None = None,
@@ -29,12 +29,14 @@ def fenchel_young_loss(
 
     $$L_\Omega(z; t) = \Omega^*(z) + \Omega(t) - \langle t, z \rangle \ge 0, \qquad \nabla_z L_\Omega = p(z) - t$$
 
-    Zero iff p(z) = t. For one-hot targets of the entmax family it equals `entmax_loss`; for other targets it is smaller by their entropy.
+    Zero iff p(z) = t. For one-hot targets of the entmax family it equals `entmax_loss`; for other targets it is smaller
+    by their entropy.
 
     Args:
         mapping: a registered name, or a mapping.
         z: scores, (..., n) with n at `dim`.
-        target: a point of the mapping's domain, of the shape of z; or, on the simplex, class indices of the shape of z without `dim`.
+        target: a point of the mapping's domain, of the shape of z; or, on the simplex, class indices of the shape of z
+            without `dim`.
         dim: the dimension the mapping works along.
         mask: boolean, broadcastable to z, True = keep. Target mass on other entries makes the loss infinite.
         reduction: "mean", "sum" or "none".
@@ -75,7 +77,7 @@ def _points(mapping: Mapping, target: Tensor, z: Tensor, dim: int) -> Tensor:
     n = batch.pop(dim)
     if target.is_floating_point() or list(target.shape) != batch or not isinstance(mapping.domain, Simplex):
         raise ShapeError(
-            f"Target of shape {tuple(target.shape)} and dtype {target.dtype} for scores of shape {tuple(z.shape)} and dim={dim}",
+            f"Target of shape {tuple(target.shape)}, {target.dtype}, for scores of shape {tuple(z.shape)}, dim={dim}",
             f"a point of the domain of {mapping.name}, of the scores' shape (or class indices, on the simplex)",
             "Pass floating targets of that shape",
         )

@@ -38,7 +38,7 @@ def is_index(target: Tensor, rows: Tensor) -> bool:
     """Whether a target holds class indices (True) or probabilities (False); raises if its shape fits neither."""
     # Probabilities have the logits' own shape, with the class dimension where the logits have it.
     batch = tuple(rows.shape[:-1])
-    probabilities = (batch[:1] + (rows.shape[-1],) + batch[1:]) if batch else tuple(rows.shape)
+    probabilities = (*batch[:1], rows.shape[-1], *batch[1:]) if batch else tuple(rows.shape)
     if target.is_floating_point():
         if tuple(target.shape) != probabilities:
             raise ShapeError(

@@ -40,7 +40,8 @@ class Budget(SeparableMapping):
         return {"alpha": tsallis_log_slope(p, saved["alpha"])}
 
     def domain_tangent(self, p: Tensor, **saved: Tensor) -> dict[str, Tensor]:
-        # A larger budget lowers the threshold, and free entries rise in proportion to their weight. At a kink (none is free): 0.
+        # A larger budget lowers the threshold, and free entries rise in proportion to their weight. At a kink (none is
+        # free): 0.
         w = self.weight(p, alpha=saved["alpha"])
         total = w.sum(-1, keepdim=True)
         return {"k": w / torch.where(total == 0, 1.0, total)}
@@ -54,8 +55,8 @@ BUDGET = register(Budget())
 
 def budget(
     z: Num[Tensor, "*shape"],
-    k: float | Num[Tensor, "..."],
-    alpha: float | Num[Tensor, "..."] = 2.0,
+    k: float | Num[Tensor, ...],
+    alpha: float | Num[Tensor, ...] = 2.0,
     dim: int = -1,
     *,
     mask: Tensor | None = None,
@@ -63,27 +64,32 @@ def budget(
 ) -> Float[Tensor, "*shape"]:
     r"""Spend a budget of k on the entries, at most one unit on each.
 
-    $$p = \arg\max_{0 \le p \le 1,\ \sum_i p_i = k} \langle p, z \rangle - \frac{1}{\alpha(\alpha-1)} \sum_i (p_i^\alpha - p_i)$$
+    $$p = \arg\max_{0 \le p \le 1,\ \sum_i p_i = k} \langle p, z \rangle - \frac{1}{\alpha(\alpha-1)} \sum_i (p_i^\alpha
+    - p_i)$$
 
     whose solution is $p_i = \min(1, [1 + (\alpha-1)(z_i - \lambda)]_+^{1/(\alpha-1)})$; entmax for k = 1.
 
     Args:
         z: scores, (..., n) with n at `dim`. Integers are promoted to the default dtype.
-        k: in (0, n], real. A number, or a tensor that broadcasts to z with size 1 at `dim`, with gradient. k = number of kept entries gives ones.
+        k: in (0, n], real. A number, or a tensor that broadcasts to z with size 1 at `dim`, with gradient. k = number
+            of kept entries gives ones.
         alpha: in [0, inf), like k; 2 gives clip(z - tau, 0, 1).
         dim: the dimension that sums to k.
-        mask: boolean, broadcastable to z, True = keep. Other entries are never read and get 0; a row without a kept entry is all zero.
+        mask: boolean, broadcastable to z, True = keep. Other entries are never read and get 0; a row without a kept
+            entry is all zero.
         backend: name of the backend to use; None chooses (`ts.explain_backend`).
 
     Returns:
-        p, with the shape and dtype of z. A row with a NaN, a +inf, or k or alpha out of range (k above its kept entries) is NaN; others are untouched.
+        p, with the shape and dtype of z. A row with a NaN, a +inf, or k or alpha out of range (k above its kept
+        entries) is NaN; others are untouched.
 
     Raises:
         ParameterError: a Python k <= 0, k > n, alpha < 0, or one that is not finite.
         ShapeError: z without dimensions, `dim` out of range, or k, alpha or mask that do not broadcast.
 
     Differentiability:
-        any order in z, k and alpha, forward and reverse mode. Where no entry lies strictly between 0 and 1 the derivative is 0 by convention.
+        any order in z, k and alpha, forward and reverse mode. Where no entry lies strictly between 0 and 1 the
+        derivative is 0 by convention.
 
     Complexity:
         O(n log n) per row, one sort, then O(n) per sweep. Memory: one saved tensor.

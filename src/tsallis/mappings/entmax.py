@@ -42,7 +42,7 @@ ENTMAX = register(Entmax())
 
 def entmax(
     z: Num[Tensor, "*shape"],
-    alpha: float | Num[Tensor, "..."] = 1.5,
+    alpha: float | Num[Tensor, ...] = 1.5,
     dim: int = -1,
     *,
     mask: Tensor | None = None,
@@ -53,24 +53,29 @@ def entmax(
     $$p = \arg\max_{p \in \triangle} \langle p, z \rangle - \Omega_\alpha(p), \qquad
     \Omega_\alpha(p) = \frac{1}{\alpha(\alpha-1)} \sum_i (p_i^\alpha - p_i)$$
 
-    whose solution is $p_i = [1 + (\alpha-1)(z_i - \lambda)]_+^{1/(\alpha-1)}$. Exactly softmax at alpha = 1, sparsemax at alpha = 2.
+    whose solution is $p_i = [1 + (\alpha-1)(z_i - \lambda)]_+^{1/(\alpha-1)}$. Exactly softmax at alpha = 1, sparsemax
+    at alpha = 2.
 
     Args:
         z: scores, (..., n) with n at `dim`. Integers are promoted to the default dtype.
-        alpha: in [0, inf). A number, or a tensor that broadcasts to z with size 1 at `dim` (one alpha per row, per head, ...), with gradient.
+        alpha: in [0, inf). A number, or a tensor that broadcasts to z with size 1 at `dim` (one alpha per row, per
+            head, ...), with gradient.
         dim: the dimension that sums to one.
-        mask: boolean, broadcastable to z, True = keep. Other entries are never read and get probability 0; a row without a kept entry is all zero.
+        mask: boolean, broadcastable to z, True = keep. Other entries are never read and get probability 0; a row
+            without a kept entry is all zero.
         backend: name of the backend to use; None chooses (`ts.explain_backend`).
 
     Returns:
-        p, with the shape and dtype of z. A row with a NaN, a +inf or an inadmissible alpha is NaN; other rows are untouched.
+        p, with the shape and dtype of z. A row with a NaN, a +inf or an inadmissible alpha is NaN; other rows are
+        untouched.
 
     Raises:
         ParameterError: a Python alpha < 0 or not finite.
         ShapeError: z without dimensions, `dim` out of range, or alpha or mask that do not broadcast.
 
     Differentiability:
-        any order in z and alpha, forward and reverse mode. Derivatives of second order are unbounded as p_i -> 0 for 1.5 < alpha < 2.
+        any order in z and alpha, forward and reverse mode. Derivatives of second order are unbounded as p_i -> 0 for
+        1.5 < alpha < 2.
 
     Complexity:
         O(n) per row and sweep; at most 9 sweeps for alpha <= 2. Memory: one saved tensor, as softmax.

@@ -61,7 +61,7 @@ NORMMAX = register(Normmax())
 
 def normmax(
     z: Num[Tensor, "*shape"],
-    alpha: float | Num[Tensor, "..."] = 2.0,
+    alpha: float | Num[Tensor, ...] = 2.0,
     dim: int = -1,
     *,
     mask: Tensor | None = None,
@@ -77,11 +77,13 @@ def normmax(
         z: scores, (..., n) with n at `dim`. Integers are promoted to the default dtype.
         alpha: in (1, inf). A number, or a tensor that broadcasts to z with size 1 at `dim`, with gradient.
         dim: the dimension that sums to one.
-        mask: boolean, broadcastable to z, True = keep. Other entries are never read and get probability 0; a row without a kept entry is all zero.
+        mask: boolean, broadcastable to z, True = keep. Other entries are never read and get probability 0; a row
+            without a kept entry is all zero.
         backend: name of the backend to use; None chooses (`ts.explain_backend`).
 
     Returns:
-        p, with the shape and dtype of z. A row with a NaN, a +inf or an inadmissible alpha is NaN; other rows are untouched.
+        p, with the shape and dtype of z. A row with a NaN, a +inf or an inadmissible alpha is NaN; other rows are
+        untouched.
 
     Raises:
         ParameterError: a Python alpha <= 1 or not finite.

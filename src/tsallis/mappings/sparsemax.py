@@ -34,7 +34,8 @@ def sparsemax(
     Args:
         z: scores, (..., n) with n at `dim`. Integers are promoted to the default dtype.
         dim: the dimension that sums to one.
-        mask: boolean, broadcastable to z, True = keep. Other entries are never read and get probability 0; a row without a kept entry is all zero.
+        mask: boolean, broadcastable to z, True = keep. Other entries are never read and get probability 0; a row
+            without a kept entry is all zero.
         backend: name of the backend to use; None chooses (`ts.explain_backend`).
 
     Returns:

@@ -40,7 +40,8 @@ class TopkSparsemax(SeparableMapping):
         return SPARSEMAX.tau(threshold)
 
     def certify(self, z: Tensor, solution: Tensor, threshold: Tensor, **params: Tensor) -> Tensor:
-        # Sparsemax gives 0 to every score at or below tau = lambda - 1: if the largest one left out is there, nothing was cut off.
+        # Sparsemax gives 0 to every score at or below tau = lambda - 1: if the largest one left out is there, nothing
+        # was cut off.
         left_out = z.masked_fill(rows.topk(z, params["k"]) > -torch.inf, -torch.inf)
         return left_out.amax(-1) <= threshold - 1 if z.shape[-1] else torch.ones_like(threshold, dtype=torch.bool)
 
@@ -50,7 +51,7 @@ TOPK_SPARSEMAX = register(TopkSparsemax())
 
 def topk_sparsemax(
     z: Num[Tensor, "*shape"],
-    k: int | Num[Tensor, "..."],
+    k: int | Num[Tensor, ...],
     dim: int = -1,
     *,
     mask: Tensor | None = None,
@@ -60,17 +61,21 @@ def topk_sparsemax(
 
     $$p = \arg\max_{p \in \triangle,\ \|p\|_0 \le k} \langle p, z \rangle - \tfrac12 (\|p\|_2^2 - 1)$$
 
-    Equal to sparsemax iff the (k+1)-th largest score is at most tau: `ts.solve("topk_sparsemax", z, k=k).exact` says so for every row.
+    Equal to sparsemax iff the (k+1)-th largest score is at most tau: `ts.solve("topk_sparsemax", z, k=k).exact` says so
+    for every row.
 
     Args:
         z: scores, (..., n) with n at `dim`. Integers are promoted to the default dtype.
-        k: how many scores take part, at least 1; above n all do. A number, or a tensor that broadcasts to z with size 1 at `dim`. No gradient.
+        k: how many scores take part, at least 1; above n all do. A number, or a tensor that broadcasts to z with size 1
+            at `dim`. No gradient.
         dim: the dimension that sums to one.
-        mask: boolean, broadcastable to z, True = keep. Other entries are never read and get probability 0; a row without a kept entry is all zero.
+        mask: boolean, broadcastable to z, True = keep. Other entries are never read and get probability 0; a row
+            without a kept entry is all zero.
         backend: name of the backend to use; None chooses (`ts.explain_backend`).
 
     Returns:
-        p, with the shape and dtype of z. A row with a NaN, a +inf or an inadmissible k is NaN; other rows are untouched.
+        p, with the shape and dtype of z. A row with a NaN, a +inf or an inadmissible k is NaN; other rows are
+        untouched.
 
     Raises:
         ParameterError: a Python k < 1, or a tensor k that requires a gradient.

@@ -1,4 +1,6 @@
-"""Modules. ``ts.nn.Entmax`` and its kind are made from the registry: a mapping registered by anyone appears here by itself."""
+"""Modules. ``ts.nn.Entmax`` and its kind are made from the registry: a mapping registered by anyone appears here by
+itself.
+"""
 
 from ..core import registry as _registry
 from .alpha import Alpha

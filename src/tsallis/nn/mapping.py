@@ -11,7 +11,9 @@ from ..core.registry import get
 
 
 class ParameterHolder(nn.Module):
-    """Keeps a mapping's parameters: numbers as they are, tensors as buffers, `nn.Parameter` and modules (such as `Alpha`) as themselves."""
+    """Keeps a mapping's parameters: numbers as they are, tensors as buffers, `nn.Parameter` and modules (such as
+    `Alpha`) as themselves.
+    """
 
     def hold(self, params: dict[str, Any]) -> None:
         self._names = tuple(params)
@@ -47,7 +49,8 @@ class MappingModule(ParameterHolder):
     Args:
         dim: the dimension the mapping works along.
         backend: name of the backend to use; None chooses.
-        **params: the mapping's parameters: a number, a tensor (becomes a buffer), an `nn.Parameter`, or a module that returns one (`ts.nn.Alpha`).
+        **params: the mapping's parameters: a number, a tensor (becomes a buffer), an `nn.Parameter`, or a module that
+        returns one (`ts.nn.Alpha`).
     """
 
     mapping: ClassVar[str]

@@ -3,13 +3,25 @@
 Importing this package registers the laws; `check` runs them on one mapping, `cases` lists them for a test runner.
 """
 
-from . import derived as _derived
-from . import gradients as _gradients
-from . import laws as _laws
-from . import rows as _rows
-from . import transforms as _transforms
+from . import derived, gradients, laws, rows, transforms
 from .harness import LAWS, CheckFailed, Law, Setting, cases, settings
 from .inputs import FAMILIES, draw
 from .run import Report, check
 
-__all__ = ["FAMILIES", "LAWS", "CheckFailed", "Law", "Report", "Setting", "cases", "check", "draw", "settings"]
+__all__ = [
+    "FAMILIES",
+    "LAWS",
+    "CheckFailed",
+    "Law",
+    "Report",
+    "Setting",
+    "cases",
+    "check",
+    "derived",
+    "draw",
+    "gradients",
+    "laws",
+    "rows",
+    "settings",
+    "transforms",
+]

@@ -16,7 +16,9 @@ N = 5
 
 
 def smooth_scores(setting: Setting, rows: int = 3) -> Tensor:
-    """Scores at which the mapping is smooth over the steps of finite differences: no entry close to entering or leaving the support."""
+    """Scores at which the mapping is smooth over the steps of finite differences: no entry close to entering or
+    leaving the support.
+    """
     for seed in range(200):
         z = draw("normal", rows, N, seed=seed)
         p = setting(z)
@@ -61,14 +63,20 @@ def second_derivatives(setting: Setting) -> None:
 def second_derivatives_at_zeros(setting: Setting) -> None:
     """Differentiating the gradient gives finite numbers (zeros where the mapping is linear) also where p has zeros."""
     z = draw("peaked", 4, N).requires_grad_()
-    (grad,) = torch.autograd.grad(setting(z).square().sum(), z, create_graph=True)
-    (second,) = torch.autograd.grad(grad.square().sum(), z)
-    require(second.isfinite(), "second derivative is not finite")
+    for loss in (setting(z).square().sum(), (setting(z) * torch.arange(N)).sum()):
+        (grad,) = torch.autograd.grad(loss, z, create_graph=True)
+        require(
+            grad.requires_grad, "the gradient of a linear function of p has no graph: differentiating it again raises"
+        )
+        (second,) = torch.autograd.grad(grad.square().sum(), z)
+        require(second.isfinite(), "second derivative is not finite")
 
 
 @law()
 def jacobian(setting: Setting) -> None:
-    """J = dp/dz is symmetric and positive semi-definite; its rows sum to zero where the domain fixes the sum; both modes agree."""
+    """J = dp/dz is symmetric and positive semi-definite; its rows sum to zero where the domain fixes the sum; both
+    modes agree.
+    """
     z = smooth_scores(setting, rows=1)[0]
     J = torch.func.jacrev(setting)(z)
     require_close(torch.func.jacfwd(setting)(z), J, 1e-12, "forward against reverse mode")
@@ -86,38 +94,58 @@ def _outside(param: Param) -> list[float]:
 
 @law(every_setting=False)
 def parameters(setting: Setting) -> None:
-    """Each parameter may be a tensor per row with its own gradient; values out of range raise if Python numbers, else spoil only their row."""
+    """Each parameter may be a tensor per row with its own gradient; values out of range raise if Python numbers, else
+    spoil only their row.
+    """
     z = draw("flat", 3, N)
     for param in setting.mapping.params:
         first = setting.values[param.name]
         column = torch.tensor([[first], [first + (1 if param.role == "selection" else 0.25)], [first]], dtype=z.dtype)
         _check_rows(setting, param, z, column)
         for value in _outside(param):
-            require_raises(lambda v=value, p=param: setting(z, **{p.name: v}), ParameterError, f"{param.name}={value}")
+            require_raises(lambda v=value, p=param: setting.at(z, p.name, v), ParameterError, f"{param.name}={value}")
             spoilt = column.clone()
             spoilt[1] = value
-            p = setting(z, **{param.name: spoilt})
+            p = setting.at(z, param.name, spoilt)
             require(p[1].isnan(), f"{param.name}={value} in one row: not NaN")
-            require_close(p[[0, 2]], setting(z, **{param.name: column})[[0, 2]], 0.0, f"{param.name}={value} in one row: other rows")
-            codes = setting.mapping.solution(z, **{**setting.values, param.name: spoilt}).result.codes  # type: ignore[arg-type]
-            require(codes[1] == Outcome.PARAMETER_NOT_ADMISSIBLE, f"{param.name}={value}: the outcome does not name the reason")
-        require_raises(lambda p=param: setting(z, **{p.name: torch.ones(2, 2)}), ShapeError, f"{param.name} of a shape that does not fit")
-        require_raises(lambda p=param: setting(z, **{p.name: "1.5"}), ParameterError, f"{param.name} as text")
+            require_close(
+                p[[0, 2]],
+                setting.at(z, param.name, column)[[0, 2]],
+                0.0,
+                f"{param.name}={value} in one row: other rows",
+            )
+            codes = setting.mapping.solution(z, **{**setting.values, param.name: spoilt}).result.codes
+            require(
+                codes[1] == Outcome.PARAMETER_NOT_ADMISSIBLE,
+                f"{param.name}={value}: the outcome does not name the reason",
+            )
+        require_raises(
+            lambda p=param: setting.at(z, p.name, torch.ones(2, 2)),
+            ShapeError,
+            f"{param.name} of a shape that does not fit",
+        )
+        require_raises(lambda p=param: setting.at(z, p.name, "1.5"), ParameterError, f"{param.name} as text")
 
 
 def _check_rows(setting: Setting, param: Param, z: Tensor, column: Tensor) -> None:
-    together = setting(z, **{param.name: column})
-    apart = torch.stack([setting(row, **{param.name: float(value)}) for row, value in zip(z, column, strict=True)])
+    together = setting.at(z, param.name, column)
+    apart = torch.stack([setting.at(row, param.name, float(value)) for row, value in zip(z, column, strict=True)])
     require_close(together, apart, 1e-12, f"{param.name} per row")
-    moved = setting(z.T, 0, **{param.name: column.T})
+    moved = setting.at(z.T, param.name, column.T, dim=0)
     require_close(moved.T, together, 1e-14, f"{param.name} per row with dim=0")
-    narrow = setting(z.float(), **{param.name: column})
+    narrow = setting.at(z.float(), param.name, column)
     require(narrow.dtype == torch.float32, f"a float64 {param.name} turned float32 scores into {narrow.dtype}")
     if param.role == "selection":
-        require_raises(lambda: setting(z, **{param.name: column.clone().requires_grad_()}), ParameterError, f"{param.name} with a gradient")
+        require_raises(
+            lambda: setting.at(z, param.name, column.clone().requires_grad_()),
+            ParameterError,
+            f"{param.name} with a gradient",
+        )
         return
     for value in (column, column[:1], torch.tensor(setting.values[param.name]), column.float()):
         leaf = value.detach().clone().requires_grad_()
-        (grad,) = torch.autograd.grad((setting(z, **{param.name: leaf}) * torch.arange(N)).sum(), leaf)
-        require(grad.shape == leaf.shape and grad.dtype == leaf.dtype, f"{param.name}: gradient of another shape or dtype")
+        (grad,) = torch.autograd.grad((setting.at(z, param.name, leaf) * torch.arange(N)).sum(), leaf)
+        require(
+            grad.shape == leaf.shape and grad.dtype == leaf.dtype, f"{param.name}: gradient of another shape or dtype"
+        )
         require(grad.abs().max() > 1e-6, f"{param.name} gets no gradient")

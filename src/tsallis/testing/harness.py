@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,7 +12,8 @@ from torch import Tensor
 from ..core.mapping import Mapping
 from ..core.params import Param
 
-# Values tried for each parameter, as far as they are admissible: both sides of 1 and 2, where solvers and formulas change.
+# Values tried for each parameter, as far as they are admissible: both sides of 1 and 2, where solvers and formulas
+# change.
 _CANDIDATES = (1.0, 0.5, 1.3, 1.5, 1.7, 2.0, 2.5, 4.0)
 
 
@@ -49,13 +51,18 @@ class Setting:
     """A mapping with one value for each of its parameters."""
 
     mapping: Mapping
-    values: dict[str, float]
+    values: dict[str, Any]
 
     def __str__(self) -> str:
         return ", ".join(f"{k}={v:g}" for k, v in self.values.items()) or "no parameters"
 
-    def __call__(self, z: Tensor, dim: int = -1, **keywords: object) -> Tensor:
-        return self.mapping(z, dim, **{**self.values, **keywords})  # type: ignore[arg-type]
+    def __call__(self, z: Tensor, dim: int = -1, **keywords: Any) -> Tensor:
+        return self.mapping(z, dim, **{**self.values, **keywords})
+
+    def at(self, z: Tensor, name: str, value: Any, dim: int = -1) -> Tensor:
+        """The mapping with one parameter changed."""
+        changed: dict[str, Any] = {name: value}
+        return self(z, dim, **changed)
 
     def tensors(self, z: Tensor) -> dict[str, Tensor]:
         """The values as 0-d tensors beside z."""
@@ -71,7 +78,8 @@ class Setting:
         start = self.tensors(z)
 
         def function(z: Tensor, *values: Tensor) -> Tensor:
-            return self(z, **dict(zip(names, values, strict=True)))
+            changed: dict[str, Any] = dict(zip(names, values, strict=True))
+            return self(z, **changed)
 
         return function, tuple(start[name] for name in names)
 
@@ -101,7 +109,7 @@ Check = Callable[[Setting], None]
 
 @dataclass(frozen=True)
 class Law:
-    """A check with its name and one sentence (the first of its docstring)."""
+    """A check with its name and its meaning (its docstring)."""
 
     name: str
     check: Check
@@ -122,7 +130,7 @@ def law(*, every_setting: bool = True, slow: bool = False) -> Callable[[Check], 
     """
 
     def add(check: Check) -> Check:
-        meaning = (check.__doc__ or "").strip().split("\n")[0]
+        meaning = " ".join((check.__doc__ or "").split())
         LAWS[check.__name__] = Law(check.__name__, check, meaning, every_setting, slow)
         return check
 

@@ -33,7 +33,9 @@ def feasible(setting: Setting) -> None:
                 tolerance = 16 * torch.finfo(dtype).eps * n**0.5 * max(1.0, float(p.detach().sum(-1).max()))
                 excess = setting.mapping.domain.violation(p.double(), **_columns(setting, z.double()))
                 require(p.dtype == dtype, f"{name}: dtype {p.dtype} for {dtype}")
-                require(excess <= tolerance, f"{name}, n={n}, {dtype}: constraint violated by {float(excess.max()):.3g}")
+                require(
+                    excess <= tolerance, f"{name}, n={n}, {dtype}: constraint violated by {float(excess.max()):.3g}"
+                )
                 nontrivial |= bool(((p > 0) & (p < p.amax(-1, keepdim=True))).any())
     require(nontrivial, "no input gave two different positive values: the check would be vacuous")
 
@@ -52,7 +54,10 @@ def beats_random_points(setting: Setting) -> None:
                 if step < 1 and "duality_gap" in setting.mapping.exempt:
                     continue  # not convex: the segment leaves the domain
                 other = objective(setting, z, p + step * (q - p))
-                require(other <= best + 1e-12 * (1 + best.abs()), f"{name}: a feasible point is better by {float((other - best).max()):.3g}")
+                require(
+                    other <= best + 1e-12 * (1 + best.abs()),
+                    f"{name}: a feasible point is better by {float((other - best).max()):.3g}",
+                )
 
 
 @law()
@@ -121,17 +126,28 @@ def large_scores(setting: Setting) -> None:
             require(p.isfinite(), f"scale {scale:g}, {dtype}: not finite")
             columns = _columns(setting, z.double())
             excess = setting.mapping.domain.violation(p.double(), **columns)
-            require(excess <= 64 * torch.finfo(dtype).eps, f"scale {scale:g}, {dtype}: constraint violated by {float(excess.max()):.3g}")
+            require(
+                excess <= 64 * torch.finfo(dtype).eps,
+                f"scale {scale:g}, {dtype}: constraint violated by {float(excess.max()):.3g}",
+            )
             if scale >= 1e6 and "duality_gap" not in setting.mapping.exempt:
-                # Where Omega is negligible, <p, z> is the maximum of a linear function over the domain (dense mappings with heavy
-                # tails, alpha < 1, approach it polynomially: their shortfall stays below a constant that does not grow with the scale).
-                shortfall = setting.mapping.domain.support_function(z.double(), **columns) - (p.double() * z.double()).sum(-1)
-                require(shortfall <= 1e-5 * scale, f"scale {scale:g}, {dtype}: short of the linear optimum by {float(shortfall.max()):.3g}")
+                # Where Omega is negligible, <p, z> is the maximum of a linear function over the domain (dense mappings
+                # with heavy tails, alpha < 1, approach it polynomially: their shortfall stays below a constant that
+                # does not grow with the scale).
+                shortfall = setting.mapping.domain.support_function(z.double(), **columns) - (
+                    p.double() * z.double()
+                ).sum(-1)
+                require(
+                    shortfall <= 1e-5 * scale,
+                    f"scale {scale:g}, {dtype}: short of the linear optimum by {float(shortfall.max()):.3g}",
+                )
 
 
 @law()
 def certificate(setting: Setting) -> None:
-    """`solve` agrees with the mapping and describes it: support, residual, outcome, and p rebuilt from the threshold's sum."""
+    """`solve` agrees with the mapping and describes it: support, residual, outcome, and p rebuilt from the threshold's
+    sum.
+    """
     z = torch.cat([draw(name, ROWS, N) for name in FAMILIES])
     solution = setting.mapping.solution(z, **setting.values)
     p = setting(z)
@@ -144,4 +160,6 @@ def certificate(setting: Setting) -> None:
     if solution.threshold is not None:
         require(solution.threshold.isfinite(), "threshold not finite")
         moved = setting.mapping.solution(z + 3, **setting.values).threshold
-        require_close(moved if moved is not None else z, solution.threshold + 3, 1e-9, "the threshold moves with the scores")
+        require_close(
+            moved if moved is not None else z, solution.threshold + 3, 1e-9, "the threshold moves with the scores"
+        )

@@ -1,12 +1,13 @@
-"""Frozen values from 50-digit arithmetic: alpha-entmax, normmax and budget on a few rows, with thresholds, losses and derivatives.
+"""Frozen values from 50-digit arithmetic: alpha-entmax, normmax and budget on a few rows, with thresholds, losses and
+derivatives.
 
 Each holds to the digits given (ten or more). Source: docs/theory/entmax.md, "Test values".
 """
 
 from __future__ import annotations
 
-
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,7 +27,7 @@ class Row:
 
     mapping: str
     z: tuple[float, ...]
-    values: dict[str, float]
+    values: dict[str, Any]
     p: tuple[float, ...]
     threshold: float | None = None
     entropy: float | None = None
@@ -36,12 +37,12 @@ class Row:
     dloss_dalpha: float | None = None
 
 
-def _entmax(alpha: float, p: tuple[float, ...], **known: object) -> Row:
-    return Row("entmax", Z, {"alpha": alpha}, p, **known)  # type: ignore[arg-type]
+def _entmax(alpha: float, p: tuple[float, ...], **known: Any) -> Row:
+    return Row("entmax", Z, {"alpha": alpha}, p, **known)
 
 
-def _budget(k: float, alpha: float, p: tuple[float, ...], **known: object) -> Row:
-    return Row("budget", Z, {"k": k, "alpha": alpha}, p, **known)  # type: ignore[arg-type]
+def _budget(k: float, alpha: float, p: tuple[float, ...], **known: Any) -> Row:
+    return Row("budget", Z, {"k": k, "alpha": alpha}, p, **known)
 
 
 def _normmax(alpha: float, p2: float, p3: float, tau: float, slope: float, loss: float | None = None) -> Row:
@@ -169,7 +170,7 @@ def check_row(row: Row) -> None:
     mapping = registry.get(row.mapping)
     z = torch.tensor(row.z, dtype=torch.float64)
     setting = Setting(mapping, row.values)
-    solution = mapping.solution(z, **row.values)  # type: ignore[arg-type]
+    solution = mapping.solution(z, **row.values)
     _same(solution.p, row.p, "p")
     if row.threshold is not None and solution.threshold is not None:
         _same(solution.threshold, row.threshold, "threshold")
@@ -204,5 +205,3 @@ def _same(actual: Tensor, expected: float | tuple[float, ...], what: str) -> Non
     wanted = torch.tensor(expected, dtype=actual.dtype)
     # Ten significant digits were frozen.
     require_close(actual, wanted, 2e-10 * max(1.0, float(wanted.abs().max())), what)
-
-

@@ -21,7 +21,8 @@ class Report:
 
 
 def check(mapping: Mapping, *, slow: bool = True) -> Iterator[Report]:
-    """Check a mapping against every law it does not declare itself exempt from, and against the frozen values that exist for it.
+    """Check a mapping against every law it does not declare itself exempt from, and against the frozen values that
+    exist for it.
 
     Example:
         >>> import tsallis as ts

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 from unittest import mock
 
 import torch
@@ -16,6 +17,10 @@ from .harness import Setting, law, require, require_close, require_raises
 from .inputs import FAMILIES, draw
 
 N = 5
+
+
+def _named(names: list[str], values: tuple[Tensor, ...]) -> dict[str, Any]:
+    return dict(zip(names, values, strict=True))
 
 
 @law()
@@ -32,8 +37,15 @@ def vmap(setting: Setting) -> None:
     for i in range(len(values)):
         per_row = tuple(v.expand(4) if i == j else v for j, v in enumerate(values))
         axes = tuple(0 if i == j else None for j in range(len(values)))
-        require_close(torch.vmap(function, (0, *axes))(z, *per_row), expected, 1e-14, "over a parameter beside the rows")
-        require_close(torch.vmap(function, (None, *axes))(z[0], *per_row), expected[:1].expand(4, N), 1e-14, "over a parameter alone")
+        require_close(
+            torch.vmap(function, (0, *axes))(z, *per_row), expected, 1e-14, "over a parameter beside the rows"
+        )
+        require_close(
+            torch.vmap(function, (None, *axes))(z[0], *per_row),
+            expected[:1].expand(4, N),
+            1e-14,
+            "over a parameter alone",
+        )
     whole = torch.func.jacrev(function)(z, *values)
     rows = torch.vmap(torch.func.jacrev(function), (0, *none))(z, *values)
     require_close(torch.stack([whole[i, :, i] for i in range(4)]), rows, 1e-14, "Jacobians per row")
@@ -61,7 +73,9 @@ class _Count:
 
 @law(every_setting=False, slow=True)
 def compiles(setting: Setting) -> None:
-    """torch.compile makes one graph with the eager values and gradients, and other parameter values do not compile it again."""
+    """torch.compile makes one graph with the eager values and gradients, and other parameter values do not compile it
+    again.
+    """
     z = draw("normal", 4, N).requires_grad_()
     function, values = setting.with_tensors(z)
     leaves = tuple(v.requires_grad_() for v in values)
@@ -70,7 +84,7 @@ def compiles(setting: Setting) -> None:
     names = setting.differentiable()
 
     def work(z: Tensor, *values: Tensor) -> Tensor:
-        masked = setting(z, mask=mask, **dict(zip(names, values, strict=True)))
+        masked = setting(z, mask=mask, **_named(names, values))
         return (function(z, *values) + masked) * torch.arange(N)
 
     expected = work(z, *leaves)
@@ -109,7 +123,10 @@ def operator_contract(setting: Setting) -> None:
     """`torch.library.opcheck` accepts the operator: schema, fake implementation, autograd, AOT dispatch."""
     for dtype in (torch.float32, torch.float64):
         z = draw("normal", 3, N, dtype=dtype).requires_grad_()
-        values = [v.requires_grad_(p.role != "selection") for p, v in zip(setting.mapping.params, setting.tensors(z).values(), strict=True)]
+        values = [
+            v.requires_grad_(p.role != "selection")
+            for p, v in zip(setting.mapping.params, setting.tensors(z).values(), strict=True)
+        ]
         torch.library.opcheck(operator(setting.mapping.name), (z, *values), {})
 
 
@@ -134,12 +151,16 @@ def poisoned_memory() -> Iterator[None]:
 
 @law()
 def backends_agree(setting: Setting) -> None:
-    """Every backend that supports a call equals the reference in value and gradient, at sizes 1 to 1000, with memory poisoned."""
+    """Every backend that supports a call equals the reference in value and gradient, at sizes 1 to 1000, with memory
+    poisoned.
+    """
     for backend in dispatch.backends(setting.mapping.name):
         for name in FAMILIES:
             for n in (1, 63, 64, 65, 1000):
                 for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 1e-6)):
-                    _compare_backend(setting, backend, draw(name, 3, n, dtype=dtype), tolerance, f"{backend}, {name}, n={n}, {dtype}")
+                    _compare_backend(
+                        setting, backend, draw(name, 3, n, dtype=dtype), tolerance, f"{backend}, {name}, n={n}, {dtype}"
+                    )
     require_raises(lambda: setting(torch.zeros(3), backend="no such backend"), BackendError, "an unknown backend")
 
 
@@ -147,14 +168,14 @@ def _compare_backend(setting: Setting, backend: str, z: Tensor, tolerance: float
     if any(p.at_most_kept for p in setting.mapping.params) and setting.values.get("k", 1) > z.shape[-1]:
         return
     z = z.requires_grad_()
-    function, values = setting.with_tensors(z)
+    _, values = setting.with_tensors(z)
     weights = torch.arange(z.shape[-1], dtype=z.dtype).cos()
     names = setting.differentiable()
     outcomes = []
     for chosen in (backend, "reference"):
         leaves = tuple(v.detach().clone().requires_grad_() for v in values)
         with poisoned_memory():
-            p = setting(z, backend=chosen, **dict(zip(names, leaves, strict=True)))
+            p = setting(z, backend=chosen, **_named(names, leaves))
         outcomes.append((p.detach(), *torch.autograd.grad((p * weights).sum(), (z, *leaves))))
     for got, expected in zip(*outcomes, strict=True):
         require(got.isfinite(), f"{where}: not finite, or memory left unwritten")

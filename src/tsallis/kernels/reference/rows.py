@@ -1,6 +1,7 @@
 """Reference solutions of the mappings, row by row along the last dimension.
 
-Contract of every function here: scores are float64 (float32 where a device has none), free of NaN and +inf, each row has a finite
+Contract of every function here: scores are float64 (float32 where a device has none), free of NaN and +inf, each row
+    has a finite
 entry, and parameters are admissible and of shape (..., 1) or (): `core.guard` sees to it. -inf marks masked entries.
 """
 
@@ -47,15 +48,16 @@ def budget(z: Tensor, k: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
     """p and lambda of the capped simplex: p_i = min(1, [1 + a (z_i - lambda)]_+^(1/a)), sum p = k."""
     alpha, k = _column(alpha, z), _column(k, z)
     K = k.ceil()
-    # Relative to the K-th largest score: lambda lies within 1/a of it, however far above the larger ones are. At its value r or below, the K - 1
-    # larger entries give at most K - 1 and the others at most r each, together at most k.
+    # Relative to the K-th largest score: lambda lies within 1/a of it, however far above the larger ones are. At its
+    # value r or below, the K - 1 larger entries give at most K - 1 and the others at most r each, together at most k.
     pivot = z.sort(-1, descending=True).values.gather(-1, (K - 1).long())
     low = ((k - K + 1) / (_kept(z) - K + 1)).log()
     root = bracketed(z - pivot, alpha, low, k, capped=True)
     at_cap = root.ratios == torch.inf
     free = root.ratios.masked_fill(at_cap, 0)
     rest, total = k - at_cap.sum(-1, keepdim=True), free.sum(-1, keepdim=True)
-    # As in entmax, the last ulps go to the free entries; if there is nothing left for them, they are what the threshold says.
+    # As in entmax, the last ulps go to the free entries; if there is nothing left for them, they are what the threshold
+    # says.
     share = torch.where((rest > 0) & (total > 0), rest / torch.where(total > 0, total, 1.0), root.ell.exp())
     p = torch.where(at_cap, 1.0, (free * share).clamp_max(1))
     return p, (pivot + multiplier(root.ell, alpha)).squeeze(-1)

@@ -4,13 +4,14 @@ With d_i = z_i - max z <= 0, a = alpha - 1 and P = p_max, every member of the fa
 
     p_i = P exp_alpha(d_i / P^a),        lambda = max z + (1 - P^a)/a,
 
-so one unknown per row, ell = log P in [-log n, 0], decides everything. It is better conditioned than lambda: where the support is large, 1 - a
-lambda = P^a is tiny and lambda holds few of its digits, while ell holds all.
+so one unknown per row, ell = log P in [-log n, 0], decides everything. It is better conditioned than lambda: where the
+support is large, 1 - a lambda = P^a is tiny and lambda holds few of its digits, while ell holds all.
 
 Two methods, derived in docs/theory/entmax.md:
 
-* `newton`, for 0 <= alpha <= 2: Newton on the 1/a-norm of the row, monotone from any ell at or right of the root. It needs no bracket, and every
-  iterate's support contains the true one. The start is the root of a subset of the row, its block maxima: fewer entries, larger p_max.
+* `newton`, for 0 <= alpha <= 2: Newton on the 1/a-norm of the row, monotone from any ell at or right of the root. It
+  needs no bracket, and every iterate's support contains the true one. The start is the root of a subset of the row, its
+  block maxima: fewer entries, larger p_max.
 * `bracketed`, for any alpha and for caps p_i <= 1 with a given total: the same step, kept inside a shrinking bracket.
 
 Rows are along the last dimension; ``d`` may contain -inf (masked). Parameters have shape (..., 1).
@@ -29,7 +30,8 @@ from ...core.numerics import phi, safe_pow, tsallis_exp
 NEWTON_CAP = 32
 # Two Newton trials, then one bisection: at worst the 53 halvings of a double, tripled.
 BRACKET_CAP = 170
-# Without a start from block maxima the number of steps would grow with log n (at alpha = 2 each one about halves the support).
+# Without a start from block maxima the number of steps would grow with log n (at alpha = 2 each one about halves the
+# support).
 LONG_ROW, BLOCK = 256, 16
 
 
@@ -55,7 +57,8 @@ def _ratios(d: Tensor, ell: Tensor, alpha: Tensor) -> Tensor:
 def _step(ratio_sum: Tensor, slope_sum: Tensor, log_s: Tensor, a: Tensor) -> Tensor:
     """The change of ell that makes the 1/a-norm right to first order; log_s is the log of sum p over its target.
 
-    In P^a the step is P^a (R/V)(s^-a - 1), R = sum r, V = sum r^(1-a). Exact if all free scores are equal, and for every row at a = 0.
+    In P^a the step is P^a (R/V)(s^-a - 1), R = sum r, V = sum r^(1-a). Exact if all free scores are equal, and for
+    every row at a = 0.
     """
     share = ratio_sum / slope_sum
     relative = torch.expm1(-a * log_s) * share
@@ -88,7 +91,8 @@ def newton(d: Tensor, alpha: Tensor) -> Root:
 
 
 def bracketed(d: Tensor, alpha: Tensor, low: Tensor, total: Tensor, *, capped: bool) -> Root:
-    """Safeguarded Newton for sum p = total with log p_max in [low, 0]; with ``capped``, p_i <= 1 and ``d`` may be positive.
+    """Safeguarded Newton for sum p = total with log p_max in [low, 0]; with ``capped``, p_i <= 1 and ``d`` may be
+    positive.
 
     Entries at the cap get the ratio inf.
     """

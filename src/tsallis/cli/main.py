@@ -1,0 +1,56 @@
+"""Entry point of ``tsallis``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from .. import __version__
+from ..core.errors import TsallisError
+
+# One module per subcommand, imported only when it is the one asked for: each has `describe(parser)` and `run(arguments)
+# -> exit status`.
+COMMANDS = {
+    "check": "test every mapping on this machine",
+    "doctor": "show what is installed and which backend serves which call, with reasons",
+    "bench": "time the mappings beside torch.softmax, after a correctness gate",
+}
+
+
+def _parser(chosen: str | None) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="tsallis", description="Sparse communication in neural networks.")
+    parser.add_argument("--version", action="version", version=f"tsallis {__version__}")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, summary in COMMANDS.items():
+        subparser = subparsers.add_parser(name, help=summary, description=summary.capitalize() + ".")
+        if name == chosen:
+            import_module(f".{name}", __package__).describe(subparser)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one subcommand; the exit status is 0 for success, 1 for a negative result, 2 for unusable input."""
+    words = sys.argv[1:] if argv is None else list(argv)
+    chosen = next((word for word in words if word in COMMANDS), None)
+    arguments = _parser(chosen).parse_args(words)
+    try:
+        return int(import_module(f".{arguments.command}", __package__).run(arguments))
+    except TsallisError as error:
+        if arguments.debug:
+            raise
+        print(f"tsallis {arguments.command}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"tsallis {arguments.command}: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader (`| head`) went away: that is its right. Nothing more can be written, also not at interpreter exit.
+        sys.stderr.close()
+        return 141
+
+
+if __name__ == "__main__":
+    sys.exit(main())

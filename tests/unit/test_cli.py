@@ -1,0 +1,103 @@
+"""The command line on a base install."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tsallis.cli.main import COMMANDS, main
+from tsallis.core import registry
+
+
+def test_check_passes_and_counts(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "--fast", "sparsemax"]) == 0
+    out = capsys.readouterr().out
+    assert "ok" in out
+    assert "1 of 1 mappings obey every law" in out
+
+
+def test_check_reports_a_broken_law(capsys: pytest.CaptureFixture[str]) -> None:
+    from ..negative.test_controls import DroppedGradient
+
+    with registry.registered(DroppedGradient()):
+        assert main(["check", "--fast", "dropped_gradient"]) == 1
+    out = capsys.readouterr().out
+    assert "BROKEN" in out
+    assert "jacobian" in out
+
+
+def test_doctor_shows_every_decision(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor"]) == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in registry.names())
+    assert "-> reference" in out
+    assert "highest priority" in out
+
+
+def test_bench_writes_json_and_refuses_a_red_gate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "out.json"
+    assert (
+        main(["bench", "mappings", "--mapping", "sparsemax", "--shape", "8x8", "--seconds", "0", "--json", str(path)])
+        == 0
+    )
+    record = json.loads(path.read_text())
+    assert {r["backward"] for r in record["results"]} == {True, False}
+    assert list(tmp_path.iterdir()) == [path]
+
+    from ..negative.test_controls import OffByOneSupport
+
+    capsys.readouterr()
+    with registry.registered(OffByOneSupport()):
+        assert main(["bench", "mappings", "--mapping", "off_by_one", "--shape", "8x8", "--seconds", "0"]) == 1
+    out = capsys.readouterr().out
+    assert "RED" in out
+    assert "ratio" not in out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["check", "nonsense"], "one of: budget, entmax"),
+        (["bench", "mappings", "--shape", "1024"], "two positive numbers"),
+        (
+            [
+                "bench",
+                "mappings",
+                "--mapping",
+                "sparsemax",
+                "--shape",
+                "4x4",
+                "--seconds",
+                "0",
+                "--json",
+                "/nowhere/x.json",
+            ],
+            "can be written",
+        ),
+    ],
+)
+def test_bad_input_is_one_message_and_status_two(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+    assert error.count("\n") == 1
+
+
+def test_installed_command() -> None:
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([sys.executable, "-m", "tsallis.cli.main", *words], capture_output=True, text=True)
+
+    helped = run("--help")
+    assert helped.returncode == 0
+    assert all(command in helped.stdout for command in COMMANDS)
+    assert run("--version").stdout.startswith("tsallis ")
+    assert run().returncode == 2
+    assert run("frobnicate").returncode == 2
+    assert "Traceback" in run("--debug", "check", "nonsense").stderr
