@@ -32,7 +32,7 @@ class Domain(ABC):
 
     @abstractmethod
     def support_function(self, g: Tensor, **params: Tensor) -> Tensor:
-        """max over q in C of <g, q>, shape (...): what the optimality check needs."""
+        """max over q in C of `<g, q>`, shape (...): what the optimality check needs."""
 
     def total(self, like: Tensor, **params: Tensor) -> Tensor:
         """The fixed sum of a member, shape (..., 1)."""

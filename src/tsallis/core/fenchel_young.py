@@ -11,52 +11,84 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C import _are_functorch_transforms_active as are_transforms_active
+from torch.autograd import forward_ad
+from torch.autograd.forward_ad import _set_fwd_grad_enabled
 
 from . import implicit
+from .implicit import tangent_copies
 from .mapping import Mapping
 
 
-class _Traced(torch.autograd.Function):
-    """value (...) with declared gradients: (value, x1, ..., xm, g1, ..., gm), g_i (..., n or 1) being d value/d x_i."""
+class _Declared(torch.autograd.Function):
+    """value (...) with declared gradients: (value, x1, ..., xm, g1, ..., gm), g_i (..., n or 1) being d value / d x_i.
+    """
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(value: Tensor, *rest: Tensor) -> Tensor:
+    def forward(value: Tensor, *rest: Tensor) -> Any:
         return value.clone()
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs[1:])
-        ctx.save_for_forward(*inputs[1:])
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Any) -> None:
+        half = len(inputs) // 2
+        ctx.kinds = [(x.shape, x.dtype) for x in inputs[1 : half + 1]]
+        ctx.save_for_backward(*inputs[half + 1 :])
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        half = len(ctx.saved_tensors) // 2
-        xs, slopes = ctx.saved_tensors[:half], ctx.saved_tensors[half:]
-        g = grads[0].unsqueeze(-1)
-        pulled = [(g * slope).sum_to_size(x.shape).to(x.dtype) for x, slope in zip(xs, slopes, strict=True)]
-        return (None, *pulled, *(None for _ in slopes))
+        return (None, *_pull(ctx, grads[0]), *(None for _ in ctx.kinds))
 
 
-class _Declared(_Traced):
-    """The same with forward mode, which Dynamo cannot trace."""
+class _DeclaredForward(_Declared):
+    """The same for function transforms and forward mode, at the price of a copy of each gradient.
+
+    The copies are outputs: as in `implicit.Implicit`, only outputs are free of the present derivative level and still
+    attached to all outer ones.
+    """
 
     @staticmethod
-    def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:
-        half = len(ctx.saved_tensors) // 2
-        slopes = ctx.saved_tensors[half:]
-        moved = [
-            (slope * t.to(slope.dtype)).sum(-1)
-            for slope, t in zip(slopes, tangents[1 : half + 1], strict=True)
-            if t is not None
-        ]
-        return torch.stack(torch.broadcast_tensors(*moved)).sum(0) if moved else torch.zeros_like(slopes[0][..., 0])
+    def forward(value: Tensor, *rest: Tensor) -> Any:
+        return (value.clone(), *(slope.clone() for slope in rest[len(rest) // 2 :]))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Any) -> None:
+        ctx.kinds = [(x.shape, x.dtype) for x in inputs[1 : len(inputs) // 2 + 1]]
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*output[1:])
+        ctx.save_for_forward(*output[1:])
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        pulled = [None] * len(ctx.kinds) if grads[0] is None else _pull(ctx, grads[0])
+        return (None, *pulled, *grads[1:])
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor | None) -> tuple[Tensor, ...]:
+        slopes = ctx.saved_tensors
+        half = len(slopes)
+        with _set_fwd_grad_enabled(True):
+            moved = torch.zeros_like(slopes[0][..., 0])
+            for slope, tangent in zip(slopes, tangents[1 : half + 1], strict=True):
+                moved = moved if tangent is None else moved + (slope * tangent.to(slope.dtype)).sum(-1)
+            return (moved, *tangent_copies(slopes, tangents[half + 1 :]))
+
+
+def _pull(ctx: Any, g: Tensor) -> list[Tensor]:
+    column = g.unsqueeze(-1)
+    return [
+        (column * slope).sum_to_size(shape).to(dtype)
+        for slope, (shape, dtype) in zip(ctx.saved_tensors, ctx.kinds, strict=True)
+    ]
 
 
 def _declare(value: Tensor, slopes: list[tuple[Tensor, Tensor]]) -> Tensor:
-    function = _Traced if torch.compiler.is_compiling() else _Declared
-    return function.apply(value, *(x for x, _ in slopes), *(s for _, s in slopes))
+    arguments = (value, *(x for x, _ in slopes), *(s for _, s in slopes))
+    # Dynamo cannot trace a Function with a jvp.
+    if not torch.compiler.is_compiling() and (are_transforms_active() or forward_ad._current_level >= 0):
+        return _DeclaredForward.apply(*arguments)[0]
+    return _Declared.apply(*arguments)
 
 
 def inner(p: Tensor, z: Tensor) -> Tensor:
@@ -74,7 +106,7 @@ def centred(mapping: Mapping, z: Tensor) -> Tensor:
     if movable or not mapping.domain.fixed_sum or z.shape[-1] == 0:
         return z
     top = z.detach().amax(-1, keepdim=True)
-    return z - torch.where(top.isfinite(), top, 0.0)
+    return z - top.nan_to_num(0.0, 0.0, 0.0)
 
 
 def conjugate(mapping: Mapping, z: Tensor, params: tuple[Tensor, ...], backend: str | None = None) -> Tensor:

@@ -8,18 +8,20 @@ From p = argmax over C of <p, z> - Omega(p; theta), with J = dp/dz symmetric:
 All are differentiable expressions in p and theta, and p is an output of the operator, so derivatives of every order
 follow.
 
-Two doors lead to one formula: an ``autograd.Function`` in eager mode (it supports vmap and forward mode, which
-    torch.library cannot), and
+Two doors lead to one formula, `Implicit`: applied directly in eager mode, and as the autograd rule of the operator
 ``torch.ops.tsallis.<name>`` while torch.compile or torch.export is tracing (Dynamo does not trace a Function with a
-jvp).
+jvp, and an operator costs more per call). `torch.library.register_autograd` would not do: under function transforms it
+raises, and in forward mode it gives zeros.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
+from torch._functorch.utils import enable_single_level_autograd_function
+from torch.autograd.forward_ad import _set_fwd_grad_enabled
 
 from . import dispatch
 
@@ -91,48 +93,83 @@ def jvp(
 
 
 class Implicit(torch.autograd.Function):
-    """The eager door: (mapping, backend, z, *params) -> (p, threshold, *residuals)."""
+    """(mapping, backend, z, *params) -> (p, threshold, *residuals, *params): the differentiation rules, for both doors.
+
+    Parameters come back as outputs because the rules below need them free of the derivative level they work on and
+    still attached to all outer ones. Outputs are that; inputs are not.
+    """
 
     @staticmethod
     def forward(mapping: Mapping, backend: str | None, z: Tensor, *params: Tensor) -> tuple[Tensor, ...]:
-        return mapping.run(z, params, backend)
+        return (*mapping.run(z, params, backend), *(t.clone() for t in params))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        mapping, _, _, *params = inputs
-        p, threshold, *residuals = output
-        ctx.mapping = mapping
-        ctx.mark_non_differentiable(threshold, *residuals)
+        ctx.mapping = inputs[0]
+        first = 2 + len(ctx.mapping.residuals)
+        ctx.mark_non_differentiable(*output[1:first])
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(p, *params, *residuals)
-        ctx.save_for_forward(p, *params, *residuals)
+        ctx.save_for_backward(output[0], *output[2:])
+        ctx.save_for_forward(output[0], *output[2:])
 
     @staticmethod
     def _saved(ctx: Any) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
         p, *rest = ctx.saved_tensors
-        count = len(ctx.mapping.params)
-        return p, tuple(rest[:count]), tuple(rest[count:])
+        count = len(ctx.mapping.residuals)
+        return p, tuple(rest[count:]), tuple(rest[:count])
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         p, params, residuals = Implicit._saved(ctx)
-        if grads[0] is None:
-            return (None,) * (3 + len(params))
-        dz, dparams = vjp(ctx.mapping, p, params, residuals, grads[0], ctx.needs_input_grad[3:])
-        return (None, None, dz if ctx.needs_input_grad[2] else None, *dparams)
+        dparams = list(grads[2 + len(residuals) :])
+        dz = None
+        if grads[0] is not None:
+            dz, shares = vjp(ctx.mapping, p, params, residuals, grads[0], ctx.needs_input_grad[3:])
+            dparams = [_add(a, b) for a, b in zip(dparams, shares, strict=True)]
+        return (None, None, dz, *dparams)
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor | None) -> tuple[Tensor | None, ...]:
         p, params, residuals = Implicit._saved(ctx)
-        moved = jvp(ctx.mapping, p, params, residuals, tangents[2:])
-        return (moved, None, *(None for _ in residuals))
+        # PyTorch calls this with forward mode switched off, which would make an outer jvp silently zero.
+        with _set_fwd_grad_enabled(True):
+            moved = jvp(ctx.mapping, p, params, residuals, tangents[2:])
+            return (moved, None, *(None for _ in residuals), *tangent_copies(params, tangents[3:]))
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+    def vmap(
+        info: Any, in_dims: tuple[int | None, ...], *args: Any
+    ) -> tuple[tuple[Tensor, ...], tuple[int | None, ...]]:
         mapping, backend, z, *params = args
-        z, params = batch_first(info.batch_size, in_dims[2:], z, tuple(params))
-        outputs = Implicit.apply(mapping, backend, z, *params)
-        return outputs, (0,) * len(outputs)
+        z, moved = batch_first(info.batch_size, in_dims[2:], z, tuple(params))
+        outputs = Implicit.apply(mapping, backend, z, *moved)[: 2 + len(mapping.residuals)]
+        return (*outputs, *(t.clone() for t in params)), ((0,) * len(outputs) + in_dims[3:])
+
+
+class Recorded(Implicit):
+    """The same for the operator's own autograd rule: the forward pass stays visible to whoever traces operators."""
+
+    @staticmethod
+    def forward(mapping: Mapping, backend: str | None, z: Tensor, *params: Tensor) -> tuple[Tensor, ...]:
+        # Derivatives of outer levels are recorded by the calls below this one, so their modes must be on.
+        with torch.enable_grad(), _set_fwd_grad_enabled(True), torch._C._AutoDispatchBelowAutograd():
+            return (*operator(mapping.name)(z, *params, backend), *(t.clone() for t in params))
+
+    @classmethod
+    def at_this_level(cls, *args: Any) -> tuple[Tensor, ...]:
+        """`apply` for code that already runs at one functorch level, inside the dispatcher."""
+        plain = cast(Any, super(torch.autograd.Function, cls))  # Function.apply without its functorch branch
+        with enable_single_level_autograd_function():
+            return plain.apply(*args)
+
+
+def tangent_copies(outputs: tuple[Tensor, ...], tangents: tuple[Tensor | None, ...]) -> tuple[Tensor, ...]:
+    """Tangents of outputs that copy inputs. A differentiable output must have one, if only zero."""
+    return tuple(torch.zeros_like(x) if t is None else t.clone() for x, t in zip(outputs, tangents, strict=True))
+
+
+def _add(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    return b if a is None else a if b is None else a + b
 
 
 def batch_first(
@@ -170,19 +207,9 @@ def define_operator(mapping: Mapping) -> torch.library.Library:
         p = torch.empty_like(z, memory_format=torch.contiguous_format)
         return (p, z.new_empty(z.shape[:-1]), *(torch.empty_like(p) for _ in mapping.residuals))
 
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        p, _, *residuals = output
-        params, _ = _split(inputs[1:], count)
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(p, *params, *residuals)
-
-    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        p, *rest = ctx.saved_tensors
-        wanted = ctx.needs_input_grad[1 : 1 + count]
-        if grads[0] is None:
-            return (None,) * (2 + count)
-        dz, dparams = vjp(mapping, p, tuple(rest[:count]), tuple(rest[count:]), grads[0], wanted)
-        return (dz, *dparams, None)
+    def differentiable(z: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+        params, backend = _split(rest, count)
+        return Recorded.at_this_level(mapping, backend, z, *params)[: 2 + len(mapping.residuals)]
 
     def vmap_rule(
         info: Any, in_dims: tuple[int | None, ...], z: Tensor, *rest: Any
@@ -194,7 +221,7 @@ def define_operator(mapping: Mapping) -> torch.library.Library:
 
     torch.library.impl(qualified, "CompositeExplicitAutograd", compute, lib=library)
     torch.library.register_fake(qualified, fake, lib=library)
-    torch.library.register_autograd(qualified, backward, setup_context=setup_context, lib=library)
+    library.impl(name, differentiable, "Autograd")
     torch.library.register_vmap(qualified, vmap_rule, lib=library)
     return library
 
@@ -213,4 +240,4 @@ def call(mapping: Mapping, z: Tensor, params: tuple[Tensor, ...], backend: str |
     """(p, threshold, *residuals) on rows in the last dimension, through the door that fits the moment."""
     if torch.compiler.is_compiling():
         return operator(mapping.name)(z, *params, backend)
-    return Implicit.apply(mapping, backend, z, *params)
+    return Implicit.apply(mapping, backend, z, *params)[: 2 + len(mapping.residuals)]

@@ -33,7 +33,7 @@ class Solved(NamedTuple):
 
 
 class Mapping(ABC):
-    """p(z) = argmax over p in C of <p, z> - Omega(p).
+    """`p(z) = argmax over p in C of <p, z> - Omega(p)`.
 
     Attributes:
         name: the registered name, a Python identifier.

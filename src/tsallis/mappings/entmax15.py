@@ -53,7 +53,7 @@ def entmax15(
     Example:
         >>> import torch, tsallis as ts
         >>> ts.entmax15(torch.tensor([1.0, 2.0, 2.5]))
-        tensor([0.0245, 0.2952, 0.6803])
+        tensor([0.0048, 0.3240, 0.6712])
 
     References:
         peters2019sparse

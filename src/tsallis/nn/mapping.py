@@ -49,8 +49,9 @@ class MappingModule(ParameterHolder):
     Args:
         dim: the dimension the mapping works along.
         backend: name of the backend to use; None chooses.
-        **params: the mapping's parameters: a number, a tensor (becomes a buffer), an `nn.Parameter`, or a module that
-        returns one (`ts.nn.Alpha`).
+        **params: the mapping's parameters, each a number, a tensor (becomes a buffer), an `nn.Parameter`, or a module
+        that
+            returns one (`ts.nn.Alpha`).
     """
 
     mapping: ClassVar[str]
