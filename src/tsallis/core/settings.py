@@ -41,9 +41,8 @@ DEBUG: Setting[bool] = Setting(False)
 def use_backend(name: str | None) -> Restore[str | None]:
     """Use one backend for every call that does not name its own; None returns to automatic choice.
 
-    A backend that cannot serve a call raises with its reason: nothing falls back silently. Usable as a statement or in
-        a
-    ``with`` block.
+    A backend that cannot serve a call raises with its reason: nothing falls back silently. Usable as a statement, or in
+    a ``with`` block.
 
     Example:
         >>> import torch, tsallis as ts
@@ -55,8 +54,7 @@ def use_backend(name: str | None) -> Restore[str | None]:
 
 
 def debug_checks(enabled: bool) -> Restore[bool]:
-    """Raise `NumericalError` whenever a row comes out as NaN, naming the reason; off by default, as it reads the
-    device.
+    """Raise `NumericalError` whenever a row comes out as NaN, naming the reason. Off by default: it reads the device.
 
     Inside compiled code it has no effect. Usable as a statement or in a ``with`` block.
 

@@ -50,8 +50,7 @@ class MappingModule(ParameterHolder):
         dim: the dimension the mapping works along.
         backend: name of the backend to use; None chooses.
         **params: the mapping's parameters, each a number, a tensor (becomes a buffer), an `nn.Parameter`, or a module
-        that
-            returns one (`ts.nn.Alpha`).
+            that returns one (`ts.nn.Alpha`).
     """
 
     mapping: ClassVar[str]
