@@ -21,7 +21,7 @@ from .mapping import Mapping
 
 
 class _Declared(torch.autograd.Function):
-    """value (...) with declared gradients: (value, x1, ..., xm, g1, ..., gm), g_i (..., n or 1) being d value / d x_i."""
+    """value (...) with declared gradients: (value, x1, ..., xm, g1, ..., gm), each g_i (..., n or 1)."""
 
     generate_vmap_rule = True
 
