@@ -2,7 +2,7 @@
 
 from importlib.metadata import version as _version
 
-from . import nn
+from . import latent, nn
 from .core.api import explain_backend, solve
 from .core.registry import register
 from .core.settings import debug_checks, use_backend
@@ -21,6 +21,7 @@ __all__ = [
     "entmax_loss",
     "explain_backend",
     "fenchel_young_loss",
+    "latent",
     "nn",
     "normmax",
     "register",

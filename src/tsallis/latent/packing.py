@@ -1,0 +1,54 @@
+"""Evaluating a loss only at the pairs (example, latent value) that have probability."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from ..core.errors import ShapeError, TsallisError
+
+LossFunction = Callable[[Tensor, Tensor], Tensor]
+
+
+def evaluate(loss_fn: LossFunction, index: Tensor, z: Tensor, max_rows: int | None) -> Tensor:
+    """loss_fn(index, z) of shape (R,), in one call, or in chunks whose activations are recomputed in the backward pass.
+
+    Chunks run under activation checkpointing, with the random state of their first run, so memory is that of one chunk
+    and the values and gradients are those of the chunks' own calls.
+    """
+    rows = index.shape[0]
+    if max_rows is None or rows <= max_rows:
+        return _checked(loss_fn(index, z), rows)
+    chunks = zip(index.split(max_rows), z.split(max_rows), strict=True)
+    if not torch.is_grad_enabled():
+        return torch.cat([_checked(loss_fn(i, v), i.shape[0]) for i, v in chunks])
+    parts = [_checked(checkpoint(loss_fn, i, v, use_reentrant=False), i.shape[0]) for i, v in chunks]
+    return torch.cat(parts)
+
+
+def _checked(loss: object, rows: int) -> Tensor:
+    if not isinstance(loss, Tensor):
+        raise TsallisError(
+            f"loss_fn returned {type(loss).__name__}", "a tensor of one loss per row", "Return the losses"
+        )
+    if tuple(loss.shape) != (rows,):
+        raise ShapeError(
+            f"loss_fn returned shape {tuple(loss.shape)} for {rows} rows",
+            f"({rows},), one loss for each pair of an example and a latent value",
+            "Sum over features inside loss_fn, not over rows",
+        )
+    return loss
+
+
+def support_pairs(p: Tensor) -> tuple[Tensor, Tensor]:
+    """(index, z) of the entries p > 0, in ascending order of the example. Waits for the device once: R is a value."""
+    index, z = (p.detach() > 0).nonzero(as_tuple=True)
+    return index, z
+
+
+def scatter(weighted: Tensor, index: Tensor, batch: int) -> Tensor:
+    """Sums of the rows of each example, (B,); an example without rows gets 0."""
+    return weighted.new_zeros(batch).index_add(0, index, weighted)
