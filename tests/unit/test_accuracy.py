@@ -121,3 +121,35 @@ def test_large_alpha_tends_to_argmax() -> None:
     gaps = z.sort(-1).values.diff(dim=-1)[:, -1]
     assert (ts.entmax(z, 1000.0).amax(-1)[gaps > 1e-3] == 1).all()
     assert torch.allclose(ts.entmax(torch.tensor([1.0, 1.0, 0.0]), 1000.0), torch.tensor([0.5, 0.5, 0.0]))
+
+
+@pytest.mark.full
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("seed", range(100))
+def test_random_problems(seed: int, dtype: torch.dtype) -> None:
+    """The bounds above on random alpha in [0, 4], scale in [0.01, 100], length in [2, 1000] and family."""
+    random = np.random.default_rng(seed)
+    n, scale = int(random.integers(2, 1000)), 10 ** random.uniform(-2, 2)
+    z = draw(str(random.choice(list(FAMILIES))), 1, n, seed=seed).mul(scale).to(dtype)[0]
+    low = float(random.uniform(0, 2.5))
+    assert _worst(ts.entmax(z, low), oracle.entmax(z.double().numpy(), low).p) <= DTYPES[dtype]
+    high, eps = float(random.uniform(2.5, 4)), torch.finfo(dtype).eps
+    solution = ts.solve("entmax", z, alpha=high)
+    p, a = solution.p.double(), high - 1
+    u = (1 + a * (z.double() - solution.threshold.double())).clamp_min(0)
+    assert ((p**a - u).abs() <= 16 * eps * (1 + z.abs().max().double() * (dtype == torch.float32))).all()
+    assert abs(float(p.sum()) - 1) <= 16 * eps * n**0.5
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("order", ["as drawn", "ascending", "descending"])
+@pytest.mark.parametrize("n", [3, 16, 100, 255, 256, 257, 1000, 4096, 32000, 262144])
+def test_newton_steps_full(name: str, order: str, n: int) -> None:
+    z = draw(name, 2 if n > 5000 else 32, n, seed=7)
+    z = z if order == "as drawn" else z.sort(-1, descending=order == "descending").values
+    d = z - z.amax(-1, keepdim=True)
+    for alpha in np.linspace(1, 2, 21):
+        root = entmax_root(d, torch.full((len(z), 1), float(alpha), dtype=z.dtype))
+        assert root.steps <= 9, f"{root.steps} steps at alpha = {alpha}"

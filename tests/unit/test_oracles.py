@@ -153,9 +153,10 @@ scores = st.lists(
 )
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
-@given(row=scores, alpha=st.floats(0, 6), other=st.floats(1.01, 20), share=st.floats(0.01, 1))
-def test_any_row(row: list[float], alpha: float, other: float, share: float) -> None:
+cases = given(row=scores, alpha=st.floats(0, 6), other=st.floats(1.01, 20), share=st.floats(0.01, 1))
+
+
+def _holds_for_any_row(row: list[float], alpha: float, other: float, share: float) -> None:
     z = torch.tensor(row, dtype=torch.float64)
     kept = int((z > -torch.inf).sum())
     for p in (
@@ -175,3 +176,7 @@ def test_any_row(row: list[float], alpha: float, other: float, share: float) -> 
         assert float(ts.entmax_loss(z, z.argmax(), alpha)) >= 0 if alpha > 0 else True
     else:
         assert (ts.entmax(z, alpha) == 0).all()
+
+
+test_any_row = settings(max_examples=300, deadline=None, derandomize=True)(cases(_holds_for_any_row))
+test_any_row_full = pytest.mark.full(settings(max_examples=20_000, deadline=None)(cases(_holds_for_any_row)))
