@@ -35,7 +35,11 @@ def _start(z: np.ndarray, a: float) -> float:
     if abs(a) < 1e-6:
         return float(z.max() + np.log(np.exp(d).sum()))
     high = (1 - len(z) ** -a) / a
-    return float(z.max()) + (brentq(excess, 0, high, xtol=1e-16, rtol=1e-15) if high > 0 and len(z) > 1 else 0.0)
+    if len(z) == 1 or excess(0) <= 0:  # the largest score takes all, as far as floating point can tell
+        return float(z.max())
+    if excess(high) >= 0:  # equal scores, likewise
+        return float(z.max()) + high
+    return float(z.max()) + brentq(excess, 0, high, xtol=1e-16, rtol=1e-15)
 
 
 def entmax(scores: np.ndarray, alpha: float) -> Exact:

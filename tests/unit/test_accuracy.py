@@ -138,7 +138,9 @@ def test_random_problems(seed: int, dtype: torch.dtype) -> None:
     solution = ts.solve("entmax", z, alpha=high)
     p, a = solution.p.double(), high - 1
     u = (1 + a * (z.double() - solution.threshold.double())).clamp_min(0)
-    assert ((p**a - u).abs() <= 16 * eps * (1 + z.abs().max().double() * (dtype == torch.float32))).all()
+    # Rounding lambda to its dtype alone moves u by half of a ulps; at |lambda| = 100 that is more than 16 eps.
+    ulp = np.spacing(np.abs(solution.threshold.numpy()))
+    assert ((p**a - u).abs() <= 16 * eps + a * float(ulp)).all()
     assert abs(float(p.sum()) - 1) <= 16 * eps * n**0.5
 
 

@@ -179,4 +179,6 @@ def _holds_for_any_row(row: list[float], alpha: float, other: float, share: floa
 
 
 test_any_row = settings(max_examples=300, deadline=None, derandomize=True)(cases(_holds_for_any_row))
-test_any_row_full = pytest.mark.full(settings(max_examples=20_000, deadline=None)(cases(_holds_for_any_row)))
+test_any_row_full = pytest.mark.full(
+    pytest.mark.timeout(3600)(settings(max_examples=20_000, deadline=None)(cases(_holds_for_any_row)))
+)

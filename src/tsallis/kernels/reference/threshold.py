@@ -90,6 +90,18 @@ def newton(d: Tensor, alpha: Tensor) -> Root:
         steps += 1
 
 
+def _between(d: Tensor, low: Tensor, high: Tensor, ell: Tensor, alpha: Tensor, total: Tensor) -> Tensor:
+    """Ratios at ell whose sum is right where no floating-point ell makes it right: mixed from both ends of the bracket.
+
+    Near the edge of the support p is so steep that neighbouring values of ell may miss the sum by many ulps. Dividing
+    by the sum would spread that over the largest entries, which are accurate; the mixture moves only those that differ.
+    """
+    below, above = ((end - ell).exp() * _ratios(d, end, alpha) for end in (low, high))
+    first, last = below.sum(-1, keepdim=True), above.sum(-1, keepdim=True)
+    share = ((total * (-ell).exp() - first) / torch.where(last > first, last - first, 1.0)).clamp(0, 1)
+    return below + share * (above - below)
+
+
 def bracketed(d: Tensor, alpha: Tensor, low: Tensor, total: Tensor, *, capped: bool) -> Root:
     """Safeguarded Newton for sum p = total with log p_max in [low, 0]; with ``capped``, p_i <= 1 and ``d`` may be
     positive.
@@ -111,6 +123,9 @@ def bracketed(d: Tensor, alpha: Tensor, low: Tensor, total: Tensor, *, capped: b
         middle = low + (high - low) / 2
         done = done | (excess.abs() <= 4 * eps * total) | (middle <= low) | (middle >= high)
         if steps == BRACKET_CAP or bool(done.all()):
+            rough = excess.abs() > 4 * eps * total
+            if not capped and bool(rough.any()):
+                ratios = torch.where(rough, _between(d, low, high, ell, alpha, total), ratios)
             return Root(ell, ratios.masked_fill(at_cap, torch.inf), steps)
         solvable = (target > 0) & (free_sum > 0) & (slope < torch.inf)
         log_s = ell + (torch.where(solvable, free_sum, 1.0) / torch.where(solvable, target, 1.0)).log()
