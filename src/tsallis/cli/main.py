@@ -11,12 +11,17 @@ from .. import __version__
 from ..core.errors import TsallisError
 
 # One module per subcommand, imported only when it is the one asked for: each has `describe(parser)` and `run(arguments)
-# -> exit status`.
+# -> exit status`; one in OPEN parses the words that `describe` does not know itself, `run(arguments, rest)`.
 COMMANDS = {
+    "list": "show the recipes and their presets",
+    "run": "train a recipe and print its table",
+    "report": "show finished runs: their table, and a page with figures",
     "check": "test every mapping on this machine",
     "doctor": "show what is installed and which backend serves which call, with reasons",
     "bench": "time the mappings beside torch.softmax, after a correctness gate",
 }
+
+OPEN = {"run"}
 
 
 def _parser(chosen: str | None) -> argparse.ArgumentParser:
@@ -35,11 +40,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand; the exit status is 0 for success, 1 for a negative result, 2 for unusable input."""
     words = sys.argv[1:] if argv is None else list(argv)
     chosen = next((word for word in words if word in COMMANDS), None)
-    arguments = _parser(chosen).parse_args(words)
+    debug = "--debug" in words
+    words = [word for word in words if word != "--debug"]
+    # `run RECIPE --help` belongs to the recipe, whose options `run` knows.
+    later = [w for w in words if w in ("-h", "--help")] if chosen in OPEN and len(words) > 2 else []
+    parser = _parser(chosen)
+    arguments, rest = parser.parse_known_args([w for w in words if w not in later])
+    if rest and chosen not in OPEN:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    command = import_module(f".{arguments.command}", __package__)
     try:
-        return int(import_module(f".{arguments.command}", __package__).run(arguments))
+        return int(command.run(arguments, [*rest, *later]) if chosen in OPEN else command.run(arguments))
     except TsallisError as error:
-        if arguments.debug:
+        if debug:
             raise
         print(f"tsallis {arguments.command}: {error}", file=sys.stderr)
         return 2

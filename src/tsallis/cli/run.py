@@ -1,0 +1,94 @@
+"""``tsallis run``: train a recipe and print its table."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from .. import recipes
+from ..core.errors import TsallisError
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
+
+
+def describe(parser: argparse.ArgumentParser) -> None:
+    """A recipe's own options come from its configuration: `run` parses them."""
+    parser.usage = "tsallis run RECIPE [--preset PRESET] [--data-dir DIR] [--seed N] [--KEY VALUE] [--resume RUN]"
+    parser.add_argument("recipe", metavar="RECIPE", help=f"one of: {', '.join(recipes.names())}")
+    parser.epilog = "A recipe's options: tsallis run RECIPE --help"
+
+
+def run(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
+    """Train all rows and seeds of a preset, or what is left of a run."""
+    recipe = recipes.load(arguments.recipe)
+    from ..recipes._shared import plan, runs, tables
+
+    given = _parse(recipe, arguments.recipe, rest)
+    preset, resume, out = (given.pop(name, None) for name in ("preset", "resume", "out"))
+    if resume is not None:
+        if given or preset or out:
+            raise TsallisError(
+                f"--resume with {', '.join('--' + k for k in given) or '--preset or --out'}",
+                "no other option: the run's own configuration is used",
+                "Leave the others out",
+            )
+        folder = Path(resume)
+        work = plan.Plan.load(folder, recipe)
+        if work.recipe != arguments.recipe:
+            raise TsallisError(f"{folder} is a run of {work.recipe}", arguments.recipe, "Name the other recipe")
+    else:
+        work = plan.make_plan(recipe, arguments.recipe, preset or "default", given)
+        folder = runs.new_folder(Path(out) if out else None, f"{work.recipe}-{work.preset}")
+        work.save(folder)
+    _say(f"{work.title}: {len(work.members)} runs in {folder}")
+    try:
+        finished = runs.execute(recipe, work, folder, _say)
+    except KeyboardInterrupt:
+        _say(f"\ninterrupted; to go on: tsallis run {work.recipe} --resume {folder}")
+        return 130
+    print(tables.show(recipe.table(finished), tables.titles(finished)))
+    _say(f"\nFigures: tsallis report {folder}")
+    return 0
+
+
+def _parse(recipe: ModuleType, name: str, words: Sequence[str]) -> dict[str, Any]:
+    """The options that were given, checked, without defaults."""
+    from jsonargparse import ArgumentError
+
+    from ..recipes._shared import config
+
+    parser = config.options(recipe.Config, f"tsallis run {name}")
+    parser.add_argument("--preset", help=f"one of: {', '.join(recipes.presets(name))} (default: default)")
+    parser.add_argument("--out", metavar="DIR", help="a new folder for the run (default: below runs/)")
+    parser.add_argument("--resume", metavar="RUN", help="go on with a run that was interrupted")
+    # Options are written with hyphens, fields with underscores; both are understood.
+    plain = [re.sub(r"^--[\w-]+", lambda m: "--" + m[0][2:].replace("-", "_"), word) for word in words]
+    if "--help" in plain or "-h" in plain:
+        print(_help(parser))
+        raise SystemExit(0)
+    known = [a.dest for a in parser._actions if a.dest != "help"]
+    for word in plain:
+        if option := re.match(r"--(\w+)", word):
+            config.require_known(option[1], known, "Command line")
+        elif word.startswith("-") and not re.match(r"-[\d.]", word):
+            raise config.ConfigError(f"Command line: {word!r}", "options such as --epochs 5", "Correct it")
+    try:
+        parsed = parser.parse_args(plain, defaults=False)
+    except ArgumentError as error:
+        raise config.explain(error, "Command line") from error
+    return {key: parsed[key] for key in known if key in parsed}
+
+
+def _help(parser: ArgumentParser) -> str:
+    text = parser.format_help()
+    return re.sub(r"--\w+", lambda m: m[0].replace("_", "-"), text)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

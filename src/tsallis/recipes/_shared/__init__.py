@@ -1,0 +1,1 @@
+"""What recipes share: configuration, data, training, run folders, tables and reports."""

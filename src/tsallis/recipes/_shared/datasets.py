@@ -1,0 +1,102 @@
+"""Finding data: in a folder, or downloaded with its checksum."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import math
+import os
+import zlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...core.errors import TsallisError
+from .config import RunConfig
+
+
+class DataError(TsallisError):
+    """Data that is not there, or not what it should be."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Files of a data set: its folder below the data folder, where to download them, and their SHA-256 sums."""
+
+    folder: str
+    url: str
+    files: Mapping[str, str]
+
+
+def locate(source: Source, config: RunConfig) -> dict[str, Path]:
+    """The path of each file: under config.data_dir, or $TSALLIS_DATA, or else downloaded into the user's cache."""
+    given = config.data_dir or os.environ.get("TSALLIS_DATA")
+    if not given:
+        return {name: _download(source, name) for name in source.files}
+    folder = Path(given) / source.folder
+    origin = "--data-dir" if config.data_dir else "TSALLIS_DATA"
+    if not folder.is_dir():
+        raise DataError(
+            f"{origin}: there is no folder {folder}",
+            f"a folder {source.folder!r} with {', '.join(source.files)}",
+            f"Put the files of {source.url} there, or leave {origin} out to download them",
+        )
+    found: dict[str, Path] = {}
+    for name in source.files:
+        plain = folder / name.removesuffix(".gz")
+        found[name] = plain if plain.is_file() else folder / name
+        if not found[name].is_file():
+            raise DataError(
+                f"{folder} has no file {name}", f"the files {', '.join(source.files)}", f"Get it from {source.url}"
+            )
+    return found
+
+
+def _download(source: Source, name: str) -> Path:
+    import pooch
+
+    cache = Path(pooch.os_cache("tsallis")) / source.folder
+    try:
+        pooch.get_logger().setLevel("ERROR")
+        path = pooch.retrieve(
+            source.url + name, known_hash=f"sha256:{source.files[name]}", fname=name, path=cache, progressbar=False
+        )
+    except (OSError, ValueError) as error:  # requests' errors are OSErrors; a wrong checksum is a ValueError
+        reason = str(error).splitlines()[0][:200]
+        raise DataError(
+            f"Download of {source.url}{name} failed: {reason}",
+            f"{', '.join(source.files)}",
+            f"Put them into DIR/{source.folder} and pass --data-dir DIR, or set TSALLIS_DATA",
+        ) from error
+    return Path(path)
+
+
+def read_idx(path: Path, shape: tuple[int, ...]) -> Tensor:
+    """A uint8 tensor from an idx file, gzipped or not, of exactly the expected shape."""
+    expected = f"an idx file of {'x'.join(map(str, shape))} bytes"
+    advice = f"Delete {path.name} and get it again"
+    try:
+        raw = path.read_bytes()
+        data = gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path}: {error}", expected, advice) from error
+    header = 4 + 4 * len(shape)
+    if len(data) < header or data[:4] != bytes([0, 0, 8, len(shape)]):
+        raise DataError(f"{path}: not an idx file of {len(shape)} dimensions", expected, advice)
+    found = tuple(int.from_bytes(data[4 + 4 * i : 8 + 4 * i], "big") for i in range(len(shape)))
+    if found != shape or len(data) != header + math.prod(shape):
+        size = f"{len(data) - header} bytes for shape {'x'.join(map(str, found))}"
+        raise DataError(f"{path}: {size}", expected, advice)
+    return torch.from_numpy(np.frombuffer(data, np.uint8, offset=header).copy()).reshape(shape)
+
+
+def split_hash(parts: Iterable[np.ndarray]) -> str:
+    """SHA-256 of the indices of all parts of a split, as little-endian int64."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(np.ascontiguousarray(part, "<i8").tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,156 @@
+"""Training on Lightning's Trainer: resumable at any moment, reproducible, quiet."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.callbacks.progress.rich_progress import RichProgressBarTheme
+from lightning.pytorch.trainer.states import TrainerStatus
+
+from .callbacks import AtomicIO, BestWeights, History, LastCheckpoint, Lines, StepSeeds
+from .config import RunConfig
+from .files import RunError, read_weights
+from .loading import Loader
+
+LAST = Path("checkpoints", "last.ckpt")
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """How a training went: the epoch whose weights the module now has, rows of metrics.csv, seconds over all resumes."""
+
+    best_epoch: int
+    history: list[dict[str, float]]
+    seconds: float
+
+
+def fit(
+    config: RunConfig,
+    module: LightningModule,
+    train: Loader,
+    validation: Loader,
+    folder: Path,
+    *,
+    epochs: int,
+    monitor: str,
+    label: str,
+    callbacks: tuple[Callback, ...] = (),
+) -> Fitted:
+    """Train, or go on where ``folder`` stopped, and load the weights of the best epoch into the module.
+
+    Writes checkpoints/last.ckpt, metrics.csv and model.safetensors.
+
+    Args:
+        config: seed and devices.
+        module: its training steps return ``{"loss", "metrics", "examples"}`` (`History`); its validation steps log.
+        train: batches of an epoch.
+        validation: batches to validate on after every epoch.
+        folder: of this training.
+        epochs: how many in all.
+        monitor: a logged value; the weights of the epoch where it is smallest are kept.
+        label: shown beside the progress.
+        callbacks: more of them.
+    """
+    history, best = History(folder / "metrics.csv"), BestWeights(folder / "model.safetensors", monitor)
+    last = LastCheckpoint(folder / LAST, config.checkpoint_minutes)
+    trainer = _trainer(config, label, epochs, [StepSeeds(config.seed), *callbacks, history, best, last])
+    resumed = str(last.path) if last.path.exists() else None
+    with _surroundings(), _interruptible(trainer):
+        try:
+            trainer.fit(module, train, validation, ckpt_path=resumed, weights_only=True if resumed else None)
+        except (RuntimeError, EOFError, KeyError) as error:
+            if resumed is not None and not trainer.training:
+                raise RunError(f"{resumed}: {error}", "a checkpoint of this recipe", "Start a new run") from error
+            raise
+    module.load_state_dict(read_weights(best.path))
+    return Fitted(best.epoch, history.rows, last.seconds)
+
+
+def evaluate(config: RunConfig, module: LightningModule, test: Loader, label: str) -> dict[str, float]:
+    """Means of what the module's test steps log."""
+    trainer = _trainer(config, label, None, [StepSeeds(config.seed)])
+    with _surroundings(), _interruptible(trainer):
+        (measured,) = trainer.test(module, test, verbose=False)
+    return {name: float(value) for name, value in measured.items()}
+
+
+def _trainer(config: RunConfig, label: str, epochs: int | None, callbacks: list[Callback]) -> Trainer:
+    drawn = sys.stderr.isatty() and sys.stdout.isatty()
+    with _surroundings():
+        return Trainer(
+            max_epochs=epochs,
+            accelerator=config.accelerator,
+            devices=config.devices,
+            num_nodes=config.nodes,
+            strategy=config.strategy,
+            precision=config.precision,  # pyright: ignore[reportArgumentType]
+            deterministic=True,
+            logger=False,
+            enable_model_summary=False,
+            enable_progress_bar=drawn,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,  # loading.Order shares the batches out
+            plugins=[AtomicIO()],
+            callbacks=[*callbacks, _bar(label) if drawn else Lines(label)],
+        )
+
+
+def _bar(label: str) -> RichProgressBar:
+    class Bar(RichProgressBar):
+        @property
+        def train_description(self) -> str:
+            return label
+
+        def _get_train_description(self, current_epoch: int) -> str:
+            return f"{label} · {super()._get_train_description(current_epoch)}"
+
+    return Bar(leave=False, theme=RichProgressBarTheme(metrics_format=".3f"))
+
+
+@contextmanager
+def _surroundings() -> Iterator[None]:
+    """Without the Trainer's advertisements and hints, and with the process-wide switches as they were afterwards."""
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric", "lightning")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="lightning.*")
+            warnings.filterwarnings("ignore", message=".*GPU available but not used.*")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+
+
+@contextmanager
+def _interruptible(trainer: Trainer) -> Iterator[Any]:
+    """The Trainer turns Ctrl-C into an exit of the process; here it stays what it is."""
+    import signal
+    import threading
+
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit:
+        if trainer.state.status == TrainerStatus.INTERRUPTED:
+            raise KeyboardInterrupt from None
+        raise
+    finally:
+        if main:
+            signal.signal(signal.SIGINT, before)

@@ -1,0 +1,127 @@
+"""The model: q(y|x), q(h|x,y), p(x|h,y), and its two trainings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import tsallis as ts
+
+from .config import Config
+from .data import CLASSES
+
+
+class SemiSupervisedVAE(nn.Module):
+    """Class scores, and the negative ELBO of images with given classes."""
+
+    def __init__(self, config: Config, pixels: int) -> None:
+        super().__init__()
+        self.classifier = _mlp(pixels, config.classifier, CLASSES)
+        self.encoder = _mlp(pixels + CLASSES, config.encoder, 2 * config.latent)
+        self.decoder = _mlp(config.latent + CLASSES, config.decoder, pixels)
+
+    def encode(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log standard deviation of q(h|x,y), each (rows, latent)."""
+        mean, log_std = self.encoder(torch.cat([x, _one_hot(y, x)], -1)).chunk(2, -1)
+        return mean, log_std
+
+    def decode(self, h: Tensor, y: Tensor) -> Tensor:
+        """Logits of the pixels, (rows, pixels)."""
+        return self.decoder(torch.cat([h, _one_hot(y, h)], -1))
+
+    def loss(self, x: Tensor, y: Tensor) -> Tensor:
+        """-log p(x|h,y) + KL(q(h|x,y), N(0,1)) for one h drawn from q, (rows,), in nats."""
+        mean, log_std = self.encode(x, y)
+        h = mean + log_std.exp() * torch.randn_like(mean)
+        pixels = F.binary_cross_entropy_with_logits(self.decode(h, y), x, reduction="none").sum(-1)
+        return pixels + 0.5 * (mean.square() + (2 * log_std).exp() - 1 - 2 * log_std).sum(-1)
+
+
+class _Task(LightningModule):
+    """Both trainings: the model, its optimiser and its evaluation."""
+
+    def __init__(self, model: SemiSupervisedVAE, config: Config, lr: float) -> None:
+        super().__init__()
+        self.model, self.config, self.lr = model, config, lr
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.parameters(), lr=self.lr, weight_decay=self.config.weight_decay)
+
+    def supervised(self, x: Tensor, y: Tensor) -> Tensor:
+        """Loss of labelled images, batch mean: the ELBO with the true class, and the classifier's own loss."""
+        own = ts.fenchel_young_loss(self.config.estimator, self.model.classifier(x), y)
+        return self.model.loss(x, y).mean() + own
+
+    def marginal(self, x: Tensor) -> ts.latent.Expectation:
+        """The expected loss of images whose class is summed out."""
+        return ts.latent.expectation(
+            self.model.classifier(x),
+            lambda index, z: self.model.loss(x[index], z),
+            self.config.estimator,
+            entropy_weight=1.0,
+            max_rows=self.config.max_rows,
+        )
+
+    def measure(self, stage: str, **values: Tensor) -> None:
+        """Log means over examples."""
+        for name, value in values.items():
+            self.log(f"{stage}/{name}", value.float().mean(), batch_size=len(value), on_epoch=True, sync_dist=True)
+
+
+class WarmStart(_Task):
+    """Labelled images alone."""
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Any]:
+        x, y = batch
+        loss = self.supervised(torch.bernoulli(x), y)
+        return {"loss": loss, "metrics": {"loss": loss}, "examples": len(y)}
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        x, y = batch
+        correct = self.model.classifier(x).argmax(-1) == y
+        self.measure("val", loss=self.supervised(x, y).expand(len(y)), accuracy=correct)
+
+
+class Training(_Task):
+    """Labelled and unlabelled images; `ratio` unlabelled ones stand behind each labelled one."""
+
+    def __init__(self, model: SemiSupervisedVAE, config: Config, ratio: float) -> None:
+        super().__init__(model, config, config.lr)
+        self.ratio = ratio
+
+    def training_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> dict[str, Any]:
+        unlabelled, x, y = batch
+        e = self.marginal(torch.bernoulli(unlabelled))
+        loss = self.supervised(torch.bernoulli(x), y) + self.ratio * e.objective
+        n = len(unlabelled)
+        return {"loss": loss, "metrics": {"loss": loss, "rows": e.rows / n}, "examples": n}
+
+    def _evaluate(self, stage: str, batch: tuple[Tensor, Tensor]) -> None:
+        x, y = batch
+        e = self.marginal(x)
+        # The prior is uniform: E[log p(y)] = -log 10.
+        elbo = e.entropy - e.loss - torch.tensor(float(CLASSES)).log()
+        correct = self.model.classifier(x).argmax(-1) == y
+        self.measure(stage, loss=e.loss, accuracy=correct, elbo=elbo, support=e.support_size)
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        self._evaluate("val", batch)
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        self._evaluate("test", batch)
+
+
+def _mlp(inputs: int, hidden: tuple[int, ...], outputs: int) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for width in hidden:
+        layers += [nn.Linear(inputs, width), nn.ReLU()]
+        inputs = width
+    return nn.Sequential(*layers, nn.Linear(inputs, outputs))
+
+
+def _one_hot(y: Tensor, like: Tensor) -> Tensor:
+    return F.one_hot(y, CLASSES).to(like.dtype)
