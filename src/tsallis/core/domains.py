@@ -7,6 +7,8 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
+from .numerics import vanishing_times
+
 
 class Domain(ABC):
     """A set C of vectors along the last dimension.
@@ -19,8 +21,10 @@ class Domain(ABC):
     fixed_sum: bool
 
     @abstractmethod
-    def project_tangent(self, w: Tensor, v: Tensor) -> Tensor:
-        """J v of a separable mapping: ``w`` is the reciprocal curvature of Omega on free coordinates, else 0."""
+    def project_tangent(self, w: Tensor, share: Tensor, v: Tensor) -> Tensor:
+        """J v of a separable mapping: ``w`` is the reciprocal curvature of Omega on free coordinates, else 0, and
+        ``share`` is w over its sum. w may be inf, share is finite.
+        """
 
     @abstractmethod
     def violation(self, p: Tensor, **params: Tensor) -> Tensor:
@@ -44,11 +48,19 @@ class SumConstrained(Domain):
 
     fixed_sum = True
 
-    def project_tangent(self, w: Tensor, v: Tensor) -> Tensor:
-        total = w.sum(-1, keepdim=True)
-        # Rows without a free coordinate (fully masked, or all at a bound) have J = 0.
-        mean = (w * v).sum(-1, keepdim=True) / torch.where(total == 0, 1.0, total)
-        return w * (v - mean)
+    def project_tangent(self, w: Tensor, share: Tensor, v: Tensor) -> Tensor:
+        if v.shape[-1] == 0:
+            return w * v
+        # J annihilates constants, so v may be measured from its value at the heaviest coordinate. That one then enters
+        # only through what the others exchange with it, however large its own weight is: J v is right if it can be
+        # represented. Rows without a free coordinate (fully masked, or all at a bound) have J = 0.
+        x = v - v.gather(-1, share.argmax(-1, keepdim=True))
+        moved = vanishing_times(w, x)
+        total = moved.sum(-1, keepdim=True)
+        fits = total.isfinite()
+        # Otherwise some entries of J v are beyond the range of the dtype: these become +-inf.
+        beyond = vanishing_times(torch.where(fits, 0.0, w), x - (share * x).sum(-1, keepdim=True))
+        return torch.where(fits, moved - share * total, beyond)
 
     def violation(self, p: Tensor, **params: Tensor) -> Tensor:
         excess = (p.sum(-1, keepdim=True) - self.total(p, **params)).abs().squeeze(-1)
@@ -122,7 +134,7 @@ class Box(Domain):
     latex = r"[0, 1]^n"
     fixed_sum = False
 
-    def project_tangent(self, w: Tensor, v: Tensor) -> Tensor:
+    def project_tangent(self, w: Tensor, share: Tensor, v: Tensor) -> Tensor:
         return w * v
 
     def violation(self, p: Tensor, **params: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 From p = argmax over C of <p, z> - Omega(p; theta), with J = dp/dz symmetric:
 
-    VJP:  dz = J g,   dtheta = -<J g, d_theta grad Omega(p)>   or, if theta shapes the domain,  dtheta = <g, dp/dtheta>
+    VJP:  dz = J g,   dtheta = -<g, J d_theta grad Omega(p)>   or, if theta shapes the domain,  dtheta = <g, dp/dtheta>
     JVP:  dp = J (dz - sum d_theta grad Omega dtheta) + sum dp/dtheta dtheta
 
 All are differentiable expressions in p and theta, and p is an output of the operator, so derivatives of every order
@@ -65,8 +65,10 @@ def vjp(
         for i, (param, value) in enumerate(zip(mapping.params, params, strict=True)):
             if not wanted[i] or param.role == "selection":
                 continue
-            contribution = -dz * slopes[param.name] if param.role == "omega" else g * tangents[param.name]
-            grads[i] = _sum_to(contribution, value)
+            # Not -<J g, slope>, the same number: J may be too large to be represented where J slope is not.
+            omega = param.role == "omega"
+            moved = -_jacobian_times(mapping, p, slopes[param.name], saved) if omega else tangents[param.name]
+            grads[i] = _sum_to(g * moved, value)
     return dz, grads
 
 

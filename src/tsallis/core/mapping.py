@@ -17,6 +17,7 @@ from . import dispatch, implicit
 from .domains import Domain
 from .errors import ParameterError, ShapeError
 from .guard import row_outcomes
+from .numerics import shares
 from .params import Param, as_rows
 from .settings import DEBUG
 from .status import Outcome, Result, Solution
@@ -188,8 +189,12 @@ class SeparableMapping(Mapping):
     def weight(self, p: Tensor, **params: Tensor) -> Tensor:
         """The diagonal 1/Omega''(p_i) on free coordinates, 0 on those at a bound; differentiable."""
 
+    def share(self, p: Tensor, **params: Tensor) -> Tensor:
+        """`weight` over its sum in each row. Override where weights may overflow: their quotients need not."""
+        return shares(self.weight(p, **params))
+
     def solve_tangent(self, p: Tensor, v: Tensor, **saved: Tensor) -> Tensor:
-        return self.domain.project_tangent(self.weight(p, **saved), v)
+        return self.domain.project_tangent(self.weight(p, **saved), self.share(p, **saved), v)
 
 
 class Special(SeparableMapping):
@@ -209,6 +214,9 @@ class Special(SeparableMapping):
 
     def weight(self, p: Tensor, **params: Tensor) -> Tensor:
         return self.base.weight(p, **self._fixed(p), **params)
+
+    def share(self, p: Tensor, **params: Tensor) -> Tensor:
+        return self.base.share(p, **self._fixed(p), **params)
 
     def tau(self, threshold: Tensor, **params: Tensor) -> Tensor | None:
         return self.base.tau(threshold, **self._fixed(threshold), **params)

@@ -64,6 +64,38 @@ def safe_pow(p: Tensor, exponent: Tensor) -> Tensor:
     return torch.where(positive, torch.where(positive, p, 1.0) ** exponent, 0.0)
 
 
+def row_extreme(x: Tensor, *, largest: bool = True) -> Tensor:
+    """The largest (or smallest) entry of each row, (..., 1), as a constant; 1 for rows without entries."""
+    if x.shape[-1] == 0:
+        return torch.ones_like(x.sum(-1, keepdim=True))
+    x = x.detach()
+    return x.amax(-1, keepdim=True) if largest else x.amin(-1, keepdim=True)
+
+
+def shares(w: Tensor) -> Tensor:
+    """w / sum w of each row of non-negative numbers; 0 where all are."""
+    total = w.sum(-1, keepdim=True)
+    return w / torch.where(total == 0, 1.0, total)
+
+
+def power_shares(p: Tensor, exponent: Tensor) -> Tensor:
+    """p^exponent over its sum, on the entries with p > 0, also where the powers themselves would leave the range.
+
+    The quotient does not change if p is divided by a constant: the entry whose power is largest becomes 1.
+    """
+    positive = p > 0
+    top = row_extreme(torch.where(positive, p, 0.0))
+    bottom = row_extreme(torch.where(positive, p, torch.inf), largest=False)
+    scale = torch.where(exponent < 0, bottom, top)
+    usable = (scale > 0) & (scale < torch.inf)
+    return shares(safe_pow(p / torch.where(usable, scale, 1.0), exponent))
+
+
+def vanishing_times(x: Tensor, y: Tensor) -> Tensor:
+    """x * y where y = 0 wins over an infinite x."""
+    return torch.where((y == 0) & x.isinf(), 0.0, x) * y
+
+
 def tsallis_log(p: Tensor, alpha: Tensor) -> Tensor:
     """The deformed logarithm (p^(alpha-1) - 1)/(alpha-1) where p > 0, else 0; log p at alpha = 1."""
     ell = safe_log(p)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..core.domains import CappedSimplex
 from ..core.mapping import SeparableMapping, Solved
-from ..core.numerics import safe_pow, tsallis_log_slope, tsallis_negentropy
+from ..core.numerics import power_shares, safe_pow, tsallis_log_slope, tsallis_negentropy
 from ..core.params import Param
 from ..core.registry import register
 from ..kernels.reference import rows
@@ -34,7 +34,10 @@ class Budget(SeparableMapping):
         return Solved(*rows.budget(z, params["k"], params["alpha"]))
 
     def weight(self, p: Tensor, **params: Tensor) -> Tensor:
-        return torch.where(p < 1, safe_pow(p, 2 - params["alpha"]), 0.0)
+        return safe_pow(_free(p), 2 - params["alpha"])
+
+    def share(self, p: Tensor, **params: Tensor) -> Tensor:
+        return power_shares(_free(p), 2 - params["alpha"])
 
     def grad_omega_param(self, p: Tensor, **saved: Tensor) -> dict[str, Tensor]:
         return {"alpha": tsallis_log_slope(p, saved["alpha"])}
@@ -42,12 +45,14 @@ class Budget(SeparableMapping):
     def domain_tangent(self, p: Tensor, **saved: Tensor) -> dict[str, Tensor]:
         # A larger budget lowers the threshold, and free entries rise in proportion to their weight. At a kink (none is
         # free): 0.
-        w = self.weight(p, alpha=saved["alpha"])
-        total = w.sum(-1, keepdim=True)
-        return {"k": w / torch.where(total == 0, 1.0, total)}
+        return {"k": self.share(p, alpha=saved["alpha"])}
 
     def tau(self, threshold: Tensor, **params: Tensor) -> Tensor:
         return (params["alpha"] - 1) * threshold - 1
+
+
+def _free(p: Tensor) -> Tensor:
+    return torch.where(p < 1, p, 0.0)
 
 
 BUDGET = register(Budget())

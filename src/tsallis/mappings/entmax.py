@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..core.domains import Simplex
 from ..core.mapping import SeparableMapping, Solved
-from ..core.numerics import safe_pow, tsallis_log_slope, tsallis_negentropy
+from ..core.numerics import power_shares, safe_pow, tsallis_log_slope, tsallis_negentropy
 from ..core.params import Param
 from ..core.registry import register
 from ..kernels.reference import rows
@@ -29,6 +29,9 @@ class Entmax(SeparableMapping):
 
     def weight(self, p: Tensor, **params: Tensor) -> Tensor:
         return safe_pow(p, 2 - params["alpha"])
+
+    def share(self, p: Tensor, **params: Tensor) -> Tensor:
+        return power_shares(p, 2 - params["alpha"])
 
     def grad_omega_param(self, p: Tensor, **saved: Tensor) -> dict[str, Tensor]:
         return {"alpha": tsallis_log_slope(p, saved["alpha"])}

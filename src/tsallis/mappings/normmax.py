@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..core.domains import Simplex
 from ..core.mapping import Mapping, Solved
-from ..core.numerics import safe_log, safe_pow
+from ..core.numerics import row_extreme, safe_log, safe_pow
 from ..core.params import Param
 from ..core.registry import register
 from ..kernels.reference import rows
@@ -23,37 +23,42 @@ class Normmax(Mapping):
     reference = "blondel2020learning"
 
     def omega(self, p: Tensor, **params: Tensor) -> Tensor:
-        return (_log_norm(p, params["alpha"]).exp() - 1).squeeze(-1)
+        top, relative = _log_norm(p, params["alpha"])
+        return (top * relative.exp() - 1).squeeze(-1)
 
     def solve(self, z: Tensor, **params: Tensor) -> Solved:
         return Solved(*rows.normmax(z, params["alpha"]))
 
     def solve_tangent(self, p: Tensor, v: Tensor, **saved: Tensor) -> Tensor:
-        # J = N/(alpha-1) [diag(b) - b p' - p b' + (sum b) p p'], b = p^(2-alpha) on the support, N = |p|^(alpha-1).
-        alpha = saved["alpha"]
-        b = safe_pow(p, 2 - alpha)
-        centred = torch.where(p > 0, v - (p * v).sum(-1, keepdim=True), 0.0)
-        scale = ((alpha - 1) * _log_norm(p, alpha)).exp() / (alpha - 1)
-        moved = b * centred
-        return scale * (moved - p * moved.sum(-1, keepdim=True))
+        # J = [diag(b) - b p' - p b' + (sum b) p p']/(alpha-1) with b = p r^(1-alpha) on the support, r = p/|p|.
+        a = saved["alpha"] - 1
+        b = p * torch.where(p > 0, (-a * _log_r(p, saved["alpha"])).exp(), 0.0)
+        moved = b * torch.where(p > 0, v - (p * v).sum(-1, keepdim=True), 0.0)
+        return (moved - p * moved.sum(-1, keepdim=True)) / a
 
     def grad_omega_param(self, p: Tensor, **saved: Tensor) -> dict[str, Tensor]:
-        # grad Omega = r^(alpha-1) with r = p/|p|; its logarithm is (alpha-1)(log p - log |p|).
+        # grad Omega = r^a. At fixed p, d log|p| = (sum r^alpha log r)/alpha, where the r^alpha sum to one.
         alpha = saved["alpha"]
-        log_norm = _log_norm(p, alpha)
-        mass = safe_pow(p, alpha)
-        total = mass.sum(-1, keepdim=True)
-        slope = ((mass * safe_log(p)).sum(-1, keepdim=True) / torch.where(total == 0, 1.0, total) - log_norm) / alpha
-        log_r = safe_log(p) - log_norm
-        gradient = torch.where(p > 0, ((alpha - 1) * log_r).exp(), 0.0)
-        return {"alpha": gradient * (log_r - (alpha - 1) * slope)}
+        log_r = _log_r(p, alpha)
+        power = torch.where(p > 0, ((alpha - 1) * log_r).exp(), 0.0)
+        slope = (power * log_r.exp() * log_r).sum(-1, keepdim=True) / alpha
+        return {"alpha": power * (log_r - (alpha - 1) * slope)}
 
     def tau(self, threshold: Tensor, **params: Tensor) -> Tensor:
         return threshold
 
 
-def _log_norm(p: Tensor, alpha: Tensor) -> Tensor:
-    return safe_log(safe_pow(p, alpha).sum(-1, keepdim=True)) / alpha
+def _log_norm(p: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
+    """(P, log |p/P|) with P = max p factored out: p^alpha underflows for large alpha, (p/P)^alpha sums to 1 or more."""
+    top = row_extreme(p)
+    top = torch.where(top > 0, top, 1.0)
+    return top, safe_log(safe_pow(p / top, alpha).sum(-1, keepdim=True)) / alpha
+
+
+def _log_r(p: Tensor, alpha: Tensor) -> Tensor:
+    """log of r = p/|p| on the support, else 0."""
+    top, relative = _log_norm(p, alpha)
+    return torch.where(p > 0, safe_log(p / top) - relative, 0.0)
 
 
 NORMMAX = register(Normmax())

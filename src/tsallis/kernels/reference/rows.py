@@ -1,8 +1,8 @@
 """Reference solutions of the mappings, row by row along the last dimension.
 
 Contract of every function here: scores are float64 (float32 where a device has none), free of NaN and +inf, each row
-    has a finite
-entry, and parameters are admissible and of shape (..., 1) or (): `core.guard` sees to it. -inf marks masked entries.
+has a finite entry, and parameters are admissible and of shape (..., 1) or (): `core.guard` sees to it. -inf marks
+masked entries.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ def _kept(z: Tensor) -> Tensor:
 
 
 def entmax_root(d: Tensor, alpha: Tensor) -> Root:
-    """log p_max and p / p_max for rows shifted to maximum 0: monotone Newton up to alpha = 2, bracketed above."""
+    """log p_max and p for rows shifted to maximum 0: monotone Newton up to alpha = 2, bracketed above."""
     steep = alpha > 2
     # Rows of the other kind are given alpha = 2, where they converge at once, and replaced afterwards.
     root = newton(d, torch.where(steep, 2.0, alpha))
     if not bool(steep.any()):
         return root
     other = bracketed(d, torch.where(steep, alpha, 2.0), -_kept(d).log(), torch.ones_like(alpha), capped=False)
-    ell, ratios = (torch.where(steep, x, y) for x, y in zip(other[:2], root[:2], strict=True))
-    return Root(ell, ratios, max(root.steps, other.steps))
+    ell, p = (torch.where(steep, x, y) for x, y in zip(other[:2], root[:2], strict=True))
+    return Root(ell, p, max(root.steps, other.steps), root.stage)
 
 
 def entmax(z: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
@@ -40,7 +40,7 @@ def entmax(z: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
     top = z.amax(-1, keepdim=True)
     root = entmax_root(z - top, alpha)
     # The sum is one to a few ulps; dividing by it removes those.
-    p = root.ratios / root.ratios.sum(-1, keepdim=True)
+    p = root.p / root.p.sum(-1, keepdim=True)
     return p, (top + multiplier(root.ell, alpha)).squeeze(-1)
 
 
@@ -53,12 +53,11 @@ def budget(z: Tensor, k: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
     pivot = z.sort(-1, descending=True).values.gather(-1, (K - 1).long())
     low = ((k - K + 1) / (_kept(z) - K + 1)).log()
     root = bracketed(z - pivot, alpha, low, k, capped=True)
-    at_cap = root.ratios == torch.inf
-    free = root.ratios.masked_fill(at_cap, 0)
+    at_cap = root.p == 1
+    free = root.p.masked_fill(at_cap, 0)
     rest, total = k - at_cap.sum(-1, keepdim=True), free.sum(-1, keepdim=True)
-    # As in entmax, the last ulps go to the free entries; if there is nothing left for them, they are what the threshold
-    # says.
-    share = torch.where((rest > 0) & (total > 0), rest / torch.where(total > 0, total, 1.0), root.ell.exp())
+    # As in entmax, the last ulps go to the free entries, if there is something left for them.
+    share = torch.where((rest > 0) & (total > 0), rest / torch.where(total > 0, total, 1.0), 1.0)
     p = torch.where(at_cap, 1.0, (free * share).clamp_max(1))
     return p, (pivot + multiplier(root.ell, alpha)).squeeze(-1)
 

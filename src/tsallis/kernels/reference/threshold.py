@@ -36,11 +36,15 @@ LONG_ROW, BLOCK = 256, 16
 
 
 class Root(NamedTuple):
-    """log p_max (..., 1), p_i / p_max (..., n), and the number of steps taken."""
+    """log P (..., 1), p (..., n) with its sum right to a few ulps, and the number of evaluations beyond the first.
+
+    ``steps`` counts sweeps over whole rows; ``stage`` those over the block maxima, each 1/16 as long or shorter.
+    """
 
     ell: Tensor
-    ratios: Tensor
+    p: Tensor
     steps: int
+    stage: int = 0
 
 
 def multiplier(ell: Tensor, alpha: Tensor) -> Tensor:
@@ -49,9 +53,17 @@ def multiplier(ell: Tensor, alpha: Tensor) -> Tensor:
 
 
 def _ratios(d: Tensor, ell: Tensor, alpha: Tensor) -> Tensor:
-    # P^-a may overflow for large alpha: then only entries equal to the maximum survive.
-    stretched = d * (-(alpha - 1) * ell).exp()
-    return tsallis_exp(torch.where(d == 0, 0.0, stretched), alpha)
+    """p_i / P = [1 + a d_i / P^a]^(1/a). For large alpha P^-a may overflow.
+
+    Then entries below P vanish, those equal to it stay, and above it (only with caps) the 1 is lost beside the rest:
+    p_i = (a d_i)^(1/a).
+    """
+    a = alpha - 1
+    stretched = torch.where(d == 0, 0.0, d * (-a * ell).exp())
+    over = a * stretched == torch.inf
+    y = tsallis_exp(torch.where(over, 0.0, stretched), alpha)
+    lost = torch.where(over, a * d, 1.0).log() / torch.where(over, a, 1.0) - ell
+    return torch.where(over, lost.exp(), y)
 
 
 def _step(ratio_sum: Tensor, slope_sum: Tensor, log_s: Tensor, a: Tensor) -> Tensor:
@@ -73,10 +85,12 @@ def _block_maxima(d: Tensor) -> Tensor:
 
 
 def newton(d: Tensor, alpha: Tensor) -> Root:
-    """Monotone Newton for rows with 0 <= alpha <= 2 and maximum score 0; ``steps`` counts those over whole rows."""
+    """Monotone Newton for rows with 0 <= alpha <= 2 and maximum score 0."""
     a, eps = alpha - 1, torch.finfo(d.dtype).eps
-    ell = newton(_block_maxima(d), alpha).ell if d.shape[-1] >= LONG_ROW else torch.zeros_like(alpha)
-    steps = 0
+    ell, steps, stage = torch.zeros_like(alpha), 0, 0
+    if d.shape[-1] >= LONG_ROW:
+        start = newton(_block_maxima(d), alpha)
+        ell, stage = start.ell, start.steps + start.stage
     while True:
         ratios = _ratios(d, ell, alpha)
         total = ratios.sum(-1, keepdim=True)
@@ -85,37 +99,39 @@ def newton(d: Tensor, alpha: Tensor) -> Root:
         # Rounding may put a converged row right of its root; it then stays where it is.
         change = torch.where(log_s > 16 * eps, change, 0.0)
         if steps == NEWTON_CAP or bool((change.abs() <= eps * (1 + ell.abs())).all()):
-            return Root(ell, ratios, steps)
+            return Root(ell, ell.exp() * ratios, steps, stage)
         ell = ell + change
         steps += 1
 
 
-def _between(d: Tensor, low: Tensor, high: Tensor, ell: Tensor, alpha: Tensor, total: Tensor) -> Tensor:
-    """Ratios at ell whose sum is right where no floating-point ell makes it right: mixed from both ends of the bracket.
+def _capped(d: Tensor, ell: Tensor, alpha: Tensor, capped: bool) -> tuple[Tensor, Tensor]:
+    """(ratios of the free entries, which entries are at the cap); a capped entry has ratio 0."""
+    at_cap = d >= multiplier(ell, alpha) if capped else torch.zeros_like(d, dtype=torch.bool)
+    return _ratios(torch.where(at_cap, 0.0, d), ell, alpha).masked_fill(at_cap, 0), at_cap
+
+
+def _between(low: Tensor, high: Tensor, total: Tensor) -> Tensor:
+    """The mixture of the results at both ends of an exhausted bracket whose sum is right.
 
     Near the edge of the support p is so steep that neighbouring values of ell may miss the sum by many ulps. Dividing
-    by the sum would spread that over the largest entries, which are accurate; the mixture moves only those that differ.
+    by the sum would spread that over the largest entries, which are accurate; the mixture moves only those that differ,
+    and stays in the box.
     """
-    below, above = ((end - ell).exp() * _ratios(d, end, alpha) for end in (low, high))
-    first, last = below.sum(-1, keepdim=True), above.sum(-1, keepdim=True)
-    share = ((total * (-ell).exp() - first) / torch.where(last > first, last - first, 1.0)).clamp(0, 1)
-    return below + share * (above - below)
+    first, last = low.sum(-1, keepdim=True), high.sum(-1, keepdim=True)
+    share = ((total - first) / torch.where(last > first, last - first, 1.0)).clamp(0, 1)
+    return low + share * (high - low)
 
 
 def bracketed(d: Tensor, alpha: Tensor, low: Tensor, total: Tensor, *, capped: bool) -> Root:
-    """Safeguarded Newton for sum p = total with log p_max in [low, 0]; with ``capped``, p_i <= 1 and ``d`` may be
-    positive.
-
-    Entries at the cap get the ratio inf.
+    """Safeguarded Newton for sum p = total with log P in [low, 0], P being the value of a score d = 0; with ``capped``,
+    p_i <= 1 and ``d`` may be positive.
     """
     a, eps = alpha - 1, torch.finfo(d.dtype).eps
     high, ell = torch.zeros_like(low), torch.zeros_like(low)
     done = torch.zeros_like(low, dtype=torch.bool)
     steps = 0
     while True:
-        at_cap = d >= multiplier(ell, alpha) if capped else torch.zeros_like(d, dtype=torch.bool)
-        ratios = _ratios(torch.where(at_cap, 0.0, d), ell, alpha)
-        free = ratios.masked_fill(at_cap, 0)
+        free, at_cap = _capped(d, ell, alpha, capped)
         free_sum, target = free.sum(-1, keepdim=True), total - at_cap.sum(-1, keepdim=True)
         slope = safe_pow(free, 1 - a).sum(-1, keepdim=True)
         excess = ell.exp() * free_sum - target
@@ -123,13 +139,17 @@ def bracketed(d: Tensor, alpha: Tensor, low: Tensor, total: Tensor, *, capped: b
         middle = low + (high - low) / 2
         done = done | (excess.abs() <= 4 * eps * total) | (middle <= low) | (middle >= high)
         if steps == BRACKET_CAP or bool(done.all()):
-            rough = excess.abs() > 4 * eps * total
-            if not capped and bool(rough.any()):
-                ratios = torch.where(rough, _between(d, low, high, ell, alpha, total), ratios)
-            return Root(ell, ratios.masked_fill(at_cap, torch.inf), steps)
+            break
         solvable = (target > 0) & (free_sum > 0) & (slope < torch.inf)
         log_s = ell + (torch.where(solvable, free_sum, 1.0) / torch.where(solvable, target, 1.0)).log()
         trial = ell + _step(torch.where(solvable, free_sum, 1.0), torch.where(solvable, slope, 1.0), log_s, a)
         steps += 1
         trusted = solvable & (trial > low) & (trial < high) & (steps % 3 != 0)
         ell = torch.where(done, ell, torch.where(trusted, trial, middle))
+    p = torch.where(at_cap, 1.0, ell.exp() * free)
+    rough = excess.abs() > 4 * eps * total
+    if bool(rough.any()):
+        ends = [_capped(d, end, alpha, capped) for end in (low, high)]
+        below, above = (torch.where(c, 1.0, e.exp() * r) for (r, c), e in zip(ends, (low, high), strict=True))
+        p = torch.where(rough, _between(below, above, total), p)
+    return Root(ell, p, steps)
