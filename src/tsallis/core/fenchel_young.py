@@ -16,8 +16,10 @@ from torch.autograd import forward_ad
 from torch.autograd.forward_ad import _set_fwd_grad_enabled
 
 from . import implicit
+from .guard import debugging, row_outcomes
 from .implicit import tangent_copies
 from .mapping import Mapping
+from .status import Result
 
 
 class _Declared(torch.autograd.Function):
@@ -84,10 +86,18 @@ def _pull(ctx: Any, g: Tensor) -> list[Tensor]:
 
 def _declare(value: Tensor, slopes: list[tuple[Tensor, Tensor]]) -> Tensor:
     arguments = (value, *(x for x, _ in slopes), *(s for _, s in slopes))
+    if _constant(arguments):
+        return value
     # Dynamo cannot trace a Function with a jvp.
     if not torch.compiler.is_compiling() and (are_transforms_active() or forward_ad._current_level >= 0):
         return _DeclaredForward.apply(*arguments)[0]
     return _Declared.apply(*arguments)
+
+
+def _constant(tensors: tuple[Tensor, ...]) -> bool:
+    """Whether compiled code can know that none of these has a derivative; Dynamo does not trace a Function then."""
+    recorded = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
+    return torch.compiler.is_compiling() and not recorded
 
 
 def inner(p: Tensor, z: Tensor) -> Tensor:
@@ -110,16 +120,40 @@ def centred(mapping: Mapping, z: Tensor) -> Tensor:
 
 def conjugate(mapping: Mapping, z: Tensor, params: tuple[Tensor, ...], backend: str | None = None) -> Tensor:
     """Omega*(z) of each row (last dimension), differentiable in z and in the parameters."""
+    known = tuple(param.for_losses() for param in mapping.params)
+    if debugging(z):
+        Result(row_outcomes(known, z, params).squeeze(-1)).raise_if_failed()
+    # Where Omega is not finite there is no loss: a parameter that makes it so spoils its row like any other.
+    params = tuple(
+        v if param.low_in_losses else v * torch.where(v > param.low, torch.ones_like(v), torch.nan)
+        for param, v in zip(known, params, strict=True)
+    )
     p = implicit.call(mapping, z, params, backend)[0]
     values = tuple(v.to(p.dtype) for v in params)
+    if torch.compiler.is_exporting():
+        p = _fixed(mapping, p, values)
+        return inner(p, z) - mapping.omega(p, **mapping.named(values))
     with torch.no_grad():
         value = inner(p, z) - mapping.omega(p, **mapping.named(values))
     slopes = [(z, p)]
     # A 0-d float64 constant made by the door has no derivative to declare; every tensor of the caller may have one.
-    if params and torch.is_grad_enabled():
+    if params and torch.is_grad_enabled() and not _constant(params):
         rows = tuple(v.expand(*p.shape[:-1], 1) for v in values)
         slopes += zip(values, _parameter_slopes(mapping, z, p, rows), strict=True)
     return _declare(value, slopes)
+
+
+def _fixed(mapping: Mapping, p: Tensor, values: tuple[Tensor, ...]) -> Tensor:
+    """p, moved only by parameters of the domain: then plain autograd of <p, z> - Omega(p) gives the declared gradients.
+
+    For exported programs, which keep no autograd.Function. Their second derivatives lack what p contributes.
+    """
+    held = p.detach()
+    tangents = mapping.domain_tangent(held, **mapping.named(values))
+    for param, value in zip(mapping.params, values, strict=True):
+        if param.role == "domain":
+            held = held + tangents[param.name].detach() * (value - value.detach())
+    return held
 
 
 def _parameter_slopes(mapping: Mapping, z: Tensor, p: Tensor, rows: tuple[Tensor, ...]) -> list[Tensor]:

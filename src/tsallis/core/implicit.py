@@ -240,6 +240,7 @@ def operator(name: str) -> Any:
 
 def call(mapping: Mapping, z: Tensor, params: tuple[Tensor, ...], backend: str | None) -> tuple[Tensor, ...]:
     """(p, threshold, *residuals) on rows in the last dimension, through the door that fits the moment."""
-    if torch.compiler.is_compiling():
+    # On the meta device there is nothing to compute: the operator's fake implementation gives the shapes.
+    if torch.compiler.is_compiling() or z.is_meta:
         return operator(mapping.name)(z, *params, backend)
     return Implicit.apply(mapping, backend, z, *params)[: 2 + len(mapping.residuals)]

@@ -8,6 +8,7 @@ documentation row and tests follow.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Collection
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -15,11 +16,11 @@ from torch import Tensor
 
 from . import dispatch, implicit
 from .domains import Domain
-from .errors import ParameterError, ShapeError
-from .guard import row_outcomes
+from .errors import ParameterError
+from .guard import debugging, row_outcomes
+from .inputs import check_dim, check_scores, masked
 from .numerics import shares
 from .params import Param, as_rows
-from .settings import DEBUG
 from .status import Outcome, Result, Solution
 
 
@@ -101,43 +102,34 @@ class Mapping(ABC):
         return dispatch.choose(self.name, dispatch.Signature.of(z, *params), backend)(z, *params)
 
     def prepare(
-        self, z: Tensor, dim: int, mask: Tensor | None, params: dict[str, object]
+        self, z: Tensor, dim: int, mask: Tensor | None, params: dict[str, object], *, loss: bool = False
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Checked scores with `dim` moved last, masked entries at -inf, in at least float32, and parameters aligned
-        with them.
+        with them; those admissible in a loss if it is for one.
         """
-        if z.dim() == 0:
-            raise ShapeError("Scores of shape ()", "at least one dimension", "Pass z.unsqueeze(0)")
-        if not -z.dim() <= dim < z.dim():
-            raise ShapeError(
-                f"dim={dim} for scores of shape {tuple(z.shape)}",
-                f"dim in [{-z.dim()}, {z.dim() - 1}]",
-                "Choose another dim",
-            )
-        if z.is_complex():
-            raise ShapeError(f"Scores of dtype {z.dtype}", "a real dtype", "Pass z.real or z.abs()")
-        if unknown := set(params) - {p.name for p in self.params}:
-            known = ", ".join(p.name for p in self.params) or "none"
-            raise ParameterError(
-                f"Parameter {sorted(unknown)[0]!r} for {self.name}", f"one of: {known}", "Remove or rename it"
-            )
-        if not z.is_floating_point():
-            z = z.to(torch.get_default_dtype())
-        values = tuple(as_rows(p, self._value(p, params), z, dim) for p in self.params)
+        z, dim = check_scores(z), check_dim(dim, z)
+        self.check_names(params)
+        known = tuple(p.for_losses() for p in self.params) if loss else self.params
+        values = tuple(as_rows(p, params.get(p.name, p.default), z, dim) for p in known)
         if mask is not None:
-            z = _masked(z, mask)
+            z = masked(z, mask)
         if z.dtype in (torch.float16, torch.bfloat16):
             # Half precision is computed, and p saved for the backward pass, in float32.
             z = z.float()
         return z.movedim(dim, -1), values
 
-    def _value(self, param: Param, params: dict[str, object]) -> object:
-        value = params.get(param.name, param.default)
-        if value is None:
+    def check_names(self, params: Collection[str]) -> None:
+        """Raise unless these are names of parameters, and all that are required."""
+        if unknown := set(params) - {p.name for p in self.params}:
+            known = ", ".join(p.name for p in self.params) or "none"
             raise ParameterError(
-                f"{self.name} without {param.name}", f"{param.name} in {param.interval}", f"Pass {param.name}="
+                f"Parameter {sorted(unknown)[0]!r} for {self.name}", f"one of: {known}", "Remove or rename it"
             )
-        return value
+        for param in self.params:
+            if param.default is None and param.name not in params:
+                raise ParameterError(
+                    f"{self.name} without {param.name}", f"{param.name} in {param.interval}", f"Pass {param.name}="
+                )
 
     def __call__(
         self, z: Tensor, dim: int = -1, *, mask: Tensor | None = None, backend: str | None = None, **params: object
@@ -145,8 +137,8 @@ class Mapping(ABC):
         """p, of the shape and dtype of z (integers: of the default dtype)."""
         rows, values = self.prepare(z, dim, mask, params)
         p = implicit.call(self, rows, values, backend)[0]
-        if DEBUG.value and not torch.compiler.is_compiling():
-            Result(row_outcomes(self, rows.detach(), values).squeeze(-1)).raise_if_failed()
+        if debugging(rows):
+            Result(row_outcomes(self.params, rows, values).squeeze(-1)).raise_if_failed()
         return p.movedim(-1, dim).to(z.dtype if z.is_floating_point() else p.dtype)
 
     def solution(
@@ -157,7 +149,7 @@ class Mapping(ABC):
         p, threshold, *_ = implicit.call(self, rows, values, backend)
         with torch.no_grad():
             columns = self.named(tuple(v.to(p.dtype).expand(*p.shape[:-1], 1) for v in values))
-            code = row_outcomes(self, rows, values).squeeze(-1)
+            code = row_outcomes(self.params, rows, values).squeeze(-1)
             residual = self.domain.violation(p, **columns) if p.shape[-1] else torch.zeros_like(threshold)
             size = self.domain.total(p, **columns).expand_as(p[..., :1]).squeeze(-1) if p.shape[-1] else residual
             limit = 64 * torch.finfo(p.dtype).eps * p.shape[-1] ** 0.5 * size.clamp_min(1)
@@ -220,21 +212,3 @@ class Special(SeparableMapping):
 
     def tau(self, threshold: Tensor, **params: Tensor) -> Tensor | None:
         return self.base.tau(threshold, **self._fixed(threshold), **params)
-
-
-def _masked(z: Tensor, mask: Tensor) -> Tensor:
-    if mask.dtype != torch.bool:
-        raise ShapeError(
-            f"mask of dtype {mask.dtype}", "torch.bool, True = keep", "Pass mask.bool(), or add an additive mask to z"
-        )
-    try:
-        fits = torch.broadcast_shapes(mask.shape, z.shape) == z.shape
-    except RuntimeError:
-        fits = False
-    if not fits:
-        raise ShapeError(
-            f"mask of shape {tuple(mask.shape)} for scores of shape {tuple(z.shape)}",
-            "a mask that broadcasts to the scores",
-            "Reshape it",
-        )
-    return z.masked_fill(~mask, -torch.inf)

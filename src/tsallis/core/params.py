@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from .errors import ParameterError, ShapeError
+from .inputs import is_number
 
 Role = Literal["omega", "domain", "selection"]
 
@@ -26,6 +27,7 @@ class Param:
         low, high: admissible interval; infinite values are never admissible.
         low_open: whether ``low`` itself is excluded.
         at_most_kept: whether the value may not exceed the number of unmasked entries of its row.
+        low_in_losses: whether Omega is finite at ``low``, so that the value is admissible in losses too.
         meaning: one phrase for the documentation.
     """
 
@@ -36,6 +38,7 @@ class Param:
     high: float = math.inf
     low_open: bool = False
     at_most_kept: bool = False
+    low_in_losses: bool = True
     meaning: str = ""
 
     @property
@@ -48,6 +51,10 @@ class Param:
         """An admissible value for rows whose own is not; their result is replaced."""
         return 1.0 if self.at_most_kept or self.default is None else self.default
 
+    def for_losses(self) -> Param:
+        """The parameter as losses see it: they need Omega to be finite."""
+        return self if self.low_in_losses else replace(self, low_open=True)
+
     def admissible(self, value: Tensor, kept: Tensor) -> Tensor:
         """Whether each row's value may be used; `kept` (..., 1) counts unmasked entries."""
         fine = (value > self.low if self.low_open else value >= self.low) & (value <= self.high) & (value < math.inf)
@@ -58,7 +65,10 @@ class Param:
         low_ok = value > self.low if self.low_open else value >= self.low
         # Comparisons only: under torch.compile the number may be a symbol.
         if not (low_ok and value <= self.high and -math.inf < value < math.inf):
-            raise ParameterError(f"{self.name}={value}", f"{self.name} in {self.interval}", "Choose a value inside")
+            advice = "Choose a value inside"
+            if not self.low_in_losses and self.low_open:
+                advice += f"; {self.name}={self.low:g} has a mapping, but no finite entropy and so no loss"
+            raise ParameterError(f"{self.name}={value}", f"{self.name} in {self.interval}", advice)
         if self.at_most_kept and value > n > 0:
             raise ParameterError(
                 f"{self.name}={value} for {n} entries", f"{self.name} <= {n}", f"Lower {self.name} or pass more entries"
@@ -73,15 +83,16 @@ def as_rows(param: Param, value: object, z: Tensor, dim: int) -> Tensor:
     """
     if isinstance(value, Tensor):
         return _align(param, value, z, dim)
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if not is_number(value):
         raise ParameterError(
             f"{param.name} of type {type(value).__name__}",
             "a number or a tensor",
             f"Pass {param.name} as float or torch.Tensor",
         )
-    param.check_number(value, z.shape[dim])
+    number = value if isinstance(value, int | float) else float(value)
+    param.check_number(number, z.shape[dim])
     dtype = torch.float32 if z.device.type == "mps" else torch.float64
-    return torch.full((), float(value), dtype=dtype, device=z.device)
+    return torch.full((), float(number), dtype=dtype, device=z.device)
 
 
 def _align(param: Param, value: Tensor, z: Tensor, dim: int) -> Tensor:
@@ -91,6 +102,8 @@ def _align(param: Param, value: Tensor, z: Tensor, dim: int) -> Tensor:
             "both on one device",
             f"Move {param.name} with .to()",
         )
+    if value.is_complex():
+        raise ParameterError(f"{param.name} of dtype {value.dtype}", "a real dtype", f"Pass {param.name}.real")
     if param.role == "selection" and value.requires_grad:
         raise ParameterError(
             f"{param.name} that requires a gradient",

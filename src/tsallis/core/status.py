@@ -19,6 +19,8 @@ class Outcome(IntEnum):
     INFINITE_SCORE = 3
     PARAMETER_NOT_ADMISSIBLE = 4
     INACCURATE = 5
+    NO_SUCH_CLASS = 6
+    NO_FINITE_LOGIT = 7
 
     @property
     def message(self) -> str:
@@ -37,6 +39,8 @@ _MESSAGES = {
     Outcome.INFINITE_SCORE: "a kept score is +inf; the row is NaN",
     Outcome.PARAMETER_NOT_ADMISSIBLE: "a parameter lies outside its interval; the row is NaN",
     Outcome.INACCURATE: "the constraint is violated by more than rounding",
+    Outcome.NO_SUCH_CLASS: "the target names a class that does not exist; the loss is NaN",
+    Outcome.NO_FINITE_LOGIT: "all logits of a target are -inf; the loss is NaN",
 }
 
 
@@ -63,8 +67,8 @@ class Result:
         if not self.ok:
             raise NumericalError(
                 f"Rows without a result ({self})",
-                "finite scores and admissible parameters",
-                "Look at ts.solve(...).result.codes",
+                "finite scores, admissible parameters and classes that exist",
+                "Look at ts.solve(...).result.codes, or at the loss with reduction='none'",
             )
 
 

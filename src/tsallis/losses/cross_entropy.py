@@ -8,11 +8,22 @@ import torch
 from jaxtyping import Float, Num
 from torch import Tensor
 
-from ..core.errors import ParameterError
 from ..core.fenchel_young import centred, conjugate, non_negative
+from ..core.guard import debugging
 from ..core.mapping import Mapping
 from ..core.registry import get
-from .targets import Reduction, class_rows, class_weights, is_index, reduce, row_parameter
+from ..core.status import Outcome
+from .targets import (
+    Reduction,
+    checked_index,
+    class_rows,
+    class_weights,
+    is_index,
+    reduce,
+    row_parameter,
+    smoothing_amount,
+)
+from .terms import indexed_terms, raise_at, smoothing_term, spoil, times
 
 
 def generalised_cross_entropy(
@@ -28,8 +39,7 @@ def generalised_cross_entropy(
     **params: float | Tensor,
 ) -> Tensor:
     """sum_c t_c w_c (Omega*(z) - z_c): affine in the target t, so class weights and smoothing act on t alone."""
-    if not 0 <= label_smoothing <= 1:
-        raise ParameterError(f"label_smoothing={label_smoothing}", "a number in [0, 1]", "Choose one inside")
+    amount, ignore_index = smoothing_amount(label_smoothing), checked_index(ignore_index)
     rows = class_rows(z)
     indexed = is_index(target, rows)
     weights = class_weights(weight, rows)
@@ -38,48 +48,25 @@ def generalised_cross_entropy(
     if ignored is not None:
         # Scores of ignored targets are never read: neither their NaN nor their gradient gets through.
         rows = rows.masked_fill(ignored.unsqueeze(-1), 0)
-    rows, values = mapping.prepare(rows, -1, None, named)
+    rows, values = mapping.prepare(rows, -1, None, named, loss=True)
     rows = centred(mapping, rows)
-    excess = conjugate(mapping, rows, values, backend).unsqueeze(-1) - rows
-    smooth = _smoothing(excess, weights, label_smoothing)
+    # Without a finite logit there is nothing to choose from: the maximum that Omega* is does not exist.
+    empty = (rows == -torch.inf).all(-1)
+    if debugging(rows):
+        raise_at(empty, Outcome.NO_FINITE_LOGIT)
+    excess = spoil(conjugate(mapping, rows, values, backend), empty).unsqueeze(-1) - rows
+    smooth = smoothing_term(excess, weights, amount)
     if ignored is not None:
-        loss, count = _indexed(excess, target, ignored, weights, smooth, label_smoothing)
+        loss, count = indexed_terms(excess, target, ignored, weights, smooth, amount)
     else:
         t = target.movedim(1, -1) if target.dim() > 1 else target
-        t = t.to(rows.dtype) * (1 - label_smoothing)
+        t = t.to(rows.dtype) * (1 - amount)
         t = t if weights is None else t * weights
-        loss = _times(t, excess).sum(-1) + smooth
+        loss = times(t, excess).sum(-1) + smooth
         count = loss.numel()
-    if mapping.domain.fixed_sum and weights is None and not label_smoothing and indexed:
+    if mapping.domain.fixed_sum and weights is None and not amount and indexed:
         loss = non_negative(loss)
     return reduce(loss, reduction, count).to(z.dtype if z.is_floating_point() else rows.dtype)
-
-
-def _times(t: Tensor, excess: Tensor) -> Tensor:
-    """t * excess, where a class without target mass may have an infinite excess (logit -inf)."""
-    return t * torch.where((t == 0) & (excess == torch.inf), 0.0, excess)
-
-
-def _smoothing(excess: Tensor, weights: Tensor | None, amount: float) -> Tensor | float:
-    """amount * sum_c q_c w_c excess_c with q uniform over the classes whose logit is not -inf."""
-    if not amount:
-        return 0.0
-    possible = (excess.detach() < torch.inf).to(excess.dtype)
-    q = possible / possible.sum(-1, keepdim=True).clamp_min(1)
-    return amount * _times(q if weights is None else q * weights, excess).sum(-1)
-
-
-def _indexed(
-    excess: Tensor, target: Tensor, ignored: Tensor, weights: Tensor | None, smooth: Tensor | float, amount: float
-) -> tuple[Tensor, Tensor]:
-    classes = excess.shape[-1]
-    valid = ~ignored & (target >= 0) & (target < classes)
-    index = torch.where(valid, target, 0).long()
-    w = torch.ones_like(excess[..., 0]) if weights is None else weights[index]
-    loss = (1 - amount) * w * excess.gather(-1, index.unsqueeze(-1)).squeeze(-1) + smooth
-    # A class that does not exist makes its row NaN, as other inadmissible values inside tensors do.
-    loss = torch.where(valid, loss, torch.where(ignored, 0.0, torch.nan))
-    return loss, torch.where(ignored, 0.0, w).sum()
 
 
 def entmax_loss(
@@ -101,7 +88,8 @@ def entmax_loss(
     Args:
         z: logits (C), (N, C) or (N, C, d1, ...).
         target: class indices of shape (), (N) or (N, d1, ...), or probabilities of the logits' shape.
-        alpha: in (0, inf): a number, a scalar tensor, or one value per target; with gradient.
+        alpha: in (0, inf): a number, a scalar tensor, or one value per target; with gradient. A tensor entry outside
+            gives NaN for its target.
         weight: (C) factor of each class.
         ignore_index: class indices with this value contribute nothing, and their logits are never read.
         reduction: "mean" (weighted as in `torch.nn.functional.cross_entropy`), "sum" or "none".
@@ -111,11 +99,12 @@ def entmax_loss(
 
     Returns:
         a scalar, or one loss per target; in the dtype of z, accumulated in at least float32. A mean over no target is
-        NaN. A class index that does not exist gives NaN.
+        NaN. A class index that does not exist, a NaN or +inf among the logits, and logits that are all -inf give NaN
+        for their target, in value and gradient; `ts.debug_checks` raises there.
 
     Raises:
         ParameterError: a Python alpha <= 0, label_smoothing outside [0, 1], an unknown reduction.
-        ShapeError: target, weight or alpha do not fit the logits.
+        ShapeError: target, weight or alpha do not fit the logits, or there is no class.
 
     Differentiability:
         any order in z, alpha and probability targets; the Hessian in z is the Jacobian of entmax.
@@ -131,12 +120,6 @@ def entmax_loss(
     References:
         blondel2020learning, peters2019sparse
     """
-    if not isinstance(alpha, Tensor) and alpha <= 0:
-        raise ParameterError(
-            f"alpha={alpha} in a loss",
-            "alpha in (0, inf)",
-            "The entropy at alpha = 0 is not finite: choose a positive alpha",
-        )
     return generalised_cross_entropy(
         get("entmax"), z, target, weight=weight, ignore_index=ignore_index, reduction=reduction,
         label_smoothing=label_smoothing, backend=backend, alpha=alpha,

@@ -9,9 +9,11 @@ from torch import Tensor
 from ..core.domains import Simplex
 from ..core.errors import ShapeError
 from ..core.fenchel_young import fenchel_young
+from ..core.inputs import check_tensor
 from ..core.mapping import Mapping
 from ..core.registry import get
-from .targets import Reduction, reduce
+from .targets import Reduction, reduce, some_class
+from .terms import existing
 
 
 def fenchel_young_loss(
@@ -44,10 +46,12 @@ def fenchel_young_loss(
         **params: the mapping's parameters, as in its function.
 
     Returns:
-        a scalar, or one loss per row.
+        a scalar, or one loss per row. A class index that does not exist, a NaN or +inf score, and a tensor entry of a
+        parameter out of range give NaN for their row, in value and gradient; `ts.debug_checks` raises there.
 
     Raises:
-        RegistryError, ParameterError, ShapeError: unknown mapping, inadmissible parameter, shapes that do not fit.
+        RegistryError, ParameterError, ShapeError: unknown mapping, inadmissible parameter (among them alpha = 0, whose
+            entropy is not finite), shapes that do not fit, or no class.
 
     Differentiability:
         any order in z, in the target and in the parameters; the Hessian in z is the mapping's Jacobian.
@@ -64,13 +68,13 @@ def fenchel_young_loss(
         blondel2020learning
     """
     found = get(mapping)
-    rows, values = found.prepare(z, dim, mask, dict(params))
-    t = _points(found, target, z, dim).to(rows.dtype)
+    rows, values = found.prepare(z, dim, mask, dict(params), loss=True)
+    t = _points(found, check_tensor(target, "Target"), z, dim, some_class(rows)).to(rows.dtype)
     loss = reduce(fenchel_young(found, rows, t, values, backend), reduction)
     return loss.to(z.dtype if z.is_floating_point() else rows.dtype)
 
 
-def _points(mapping: Mapping, target: Tensor, z: Tensor, dim: int) -> Tensor:
+def _points(mapping: Mapping, target: Tensor, z: Tensor, dim: int, rows: Tensor) -> Tensor:
     if target.is_floating_point() and target.shape == z.shape:
         return target.movedim(dim, -1)
     batch = list(z.shape)
@@ -81,4 +85,5 @@ def _points(mapping: Mapping, target: Tensor, z: Tensor, dim: int) -> Tensor:
             f"a point of the domain of {mapping.name}, of the scores' shape (or class indices, on the simplex)",
             "Pass floating targets of that shape",
         )
-    return (torch.arange(n, device=target.device) == target.unsqueeze(-1)).to(torch.float64)
+    point = (torch.arange(n, device=target.device) == target.unsqueeze(-1)).to(rows.dtype)
+    return torch.where(existing(target, n).unsqueeze(-1), point, torch.nan)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..core.errors import ParameterError, ShapeError
+from ..core.inputs import check_scores, check_tensor, is_integer, is_number
 
 Reduction = Literal["mean", "sum", "none"]
 
@@ -23,19 +24,38 @@ def reduce(loss: Tensor, reduction: str, count: Tensor | int | None = None) -> T
     raise ParameterError(f"reduction={reduction!r}", "'mean', 'sum' or 'none'", "Pass one of them")
 
 
-def class_rows(z: Tensor) -> Tensor:
+def class_rows(z: object) -> Tensor:
     """Logits (C), (N, C) or (N, C, d1, ...) with the class dimension last, in at least float32."""
-    if z.dim() == 0:
-        raise ShapeError("Logits of shape ()", "(C), (N, C) or (N, C, d1, ...)", "Add a class dimension")
-    if not z.is_floating_point():
-        z = z.to(torch.get_default_dtype())
+    z = check_scores(z, "Logits")
     if z.dtype in (torch.float16, torch.bfloat16):
         z = z.float()
-    return z.movedim(1, -1) if z.dim() > 1 else z
+    return some_class(z.movedim(1, -1) if z.dim() > 1 else z)
 
 
-def is_index(target: Tensor, rows: Tensor) -> bool:
+def some_class(rows: Tensor) -> Tensor:
+    """The rows, if there is anything to choose from in them."""
+    if rows.shape[-1] == 0:
+        raise ShapeError(f"Scores of shape {tuple(rows.shape)}, classes last", "at least one class", "Check dim")
+    return rows
+
+
+def smoothing_amount(label_smoothing: object) -> float:
+    """A checked number in [0, 1]."""
+    if not is_number(label_smoothing) or not 0 <= label_smoothing <= 1:
+        raise ParameterError(f"label_smoothing={label_smoothing!r}", "a number in [0, 1]", "Choose one inside")
+    return float(label_smoothing)
+
+
+def checked_index(ignore_index: object) -> int:
+    """A checked integer."""
+    if not is_integer(ignore_index):
+        raise ParameterError(f"ignore_index={ignore_index!r}", "an integer", "Choose an integer that is no class")
+    return int(ignore_index)
+
+
+def is_index(target: object, rows: Tensor) -> bool:
     """Whether a target holds class indices (True) or probabilities (False); raises if its shape fits neither."""
+    target = check_tensor(target, "Target")
     # Probabilities have the logits' own shape, with the class dimension where the logits have it.
     batch = tuple(rows.shape[:-1])
     probabilities = (*batch[:1], rows.shape[-1], *batch[1:]) if batch else tuple(rows.shape)
@@ -56,10 +76,11 @@ def is_index(target: Tensor, rows: Tensor) -> bool:
     return True
 
 
-def class_weights(weight: Tensor | None, rows: Tensor) -> Tensor | None:
+def class_weights(weight: object, rows: Tensor) -> Tensor | None:
     """Checked class weights in the logits' precision."""
     if weight is None:
         return None
+    weight = check_tensor(weight, "weight")
     if tuple(weight.shape) != (rows.shape[-1],):
         raise ShapeError(
             f"weight of shape {tuple(weight.shape)}", f"({rows.shape[-1]},), one per class", "Pass one weight per class"

@@ -23,7 +23,7 @@ class Budget(SeparableMapping):
         Param(
             "k", None, role="domain", low=0.0, low_open=True, at_most_kept=True, meaning="the sum of p; any real number"
         ),
-        Param("alpha", 2.0, low=0.0, meaning="as in entmax"),
+        Param("alpha", 2.0, low=0.0, low_in_losses=False, meaning="as in entmax"),
     )
     reference = "martins2017learning"
 

@@ -18,7 +18,9 @@ class Entmax(SeparableMapping):
     summary = "Sparse for alpha > 1, softmax at alpha = 1, dense below; alpha may be learned."
     latex = r"\frac{1}{\alpha(\alpha-1)} \sum_i (p_i^\alpha - p_i)"
     domain = Simplex()
-    params = (Param("alpha", 1.5, low=0.0, meaning="1 is softmax, 2 is sparsemax, larger is sparser"),)
+    params = (
+        Param("alpha", 1.5, low=0.0, low_in_losses=False, meaning="1 is softmax, 2 is sparsemax, larger is sparser"),
+    )
     reference = "peters2019sparse"
 
     def omega(self, p: Tensor, **params: Tensor) -> Tensor:

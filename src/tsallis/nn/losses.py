@@ -17,7 +17,7 @@ class FenchelYoungLoss(ParameterHolder):
 
     def __init__(self, mapping: str, *, dim: int = -1, reduction: Reduction = "mean", **params: Any) -> None:
         super().__init__()
-        get(mapping)
+        get(mapping).check_names(params)
         self.mapping, self.dim = mapping, dim
         self.reduction: Reduction = reduction
         self.hold(params)

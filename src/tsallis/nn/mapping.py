@@ -57,22 +57,10 @@ class MappingModule(ParameterHolder):
 
     def __init__(self, *, dim: int = -1, backend: str | None = None, **params: Any) -> None:
         super().__init__()
-        known = get(self.mapping).params
-        if unknown := set(params) - {p.name for p in known}:
-            names = ", ".join(p.name for p in known) or "none"
-            raise ParameterError(
-                f"Parameter {sorted(unknown)[0]!r} for {self.mapping}", f"one of: {names}", "Remove or rename it"
-            )
+        mapping = get(self.mapping)
+        mapping.check_names(params)
         self.dim, self.backend = dim, backend
-        defaults = {p.name: p.default for p in known}
-        self.hold(defaults | params)
-        for param in known:
-            if defaults[param.name] is None and param.name not in params:
-                raise ParameterError(
-                    f"{type(self).__name__} without {param.name}",
-                    f"{param.name} in {param.interval}",
-                    f"Pass {param.name}=",
-                )
+        self.hold({p.name: p.default for p in mapping.params} | params)
 
     def forward(self, z: Tensor, mask: Tensor | None = None) -> Tensor:
         return get(self.mapping)(z, self.dim, mask=mask, backend=self.backend, **self.held())

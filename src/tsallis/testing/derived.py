@@ -99,6 +99,35 @@ def loss_compiles(setting: Setting) -> None:
     for a, b in zip(torch.autograd.grad(compiled, leaves), torch.autograd.grad(expected, leaves), strict=True):
         require_close(a, b, 1e-12, "compiled gradient of the loss")
     torch.compiler.reset()
+    with torch.no_grad():
+        constant = torch.compile(work, fullgraph=True, backend="aot_eager")(z)
+    require_close(constant, expected.detach(), 1e-12, "compiled loss without gradients")
+    torch.compiler.reset()
+
+
+@law(every_setting=False, slow=True)
+def loss_exports(setting: Setting) -> None:
+    """torch.export accepts the loss, with gradients on or off, and the exported program has its value and gradients."""
+    names = setting.differentiable()
+
+    class Module(torch.nn.Module):
+        def forward(self, z: Tensor, t: Tensor, *values: Tensor) -> Tensor:
+            return _loss(setting, z, t, **dict(zip(names, values, strict=True))).sum()
+
+    z = draw("normal", ROWS, N).requires_grad_()
+    start = setting.tensors(z)
+    leaves = (z, *(start[name].requires_grad_() for name in names))
+    arguments = (z, setting(draw("normal", ROWS, N, seed=5)).detach(), *leaves[1:])
+    expected = Module()(*arguments)
+    gradients = torch.autograd.grad(expected, leaves)
+    for enabled in (True, False):
+        with torch.set_grad_enabled(enabled):
+            program = torch.export.export(Module(), arguments).module()
+        got = program(*arguments)
+        require_close(got, expected, 1e-12, "exported loss")
+        if enabled:
+            for a, b in zip(torch.autograd.grad(got, leaves), gradients, strict=True):
+                require_close(a, b, 1e-12, "gradient of the exported loss")
 
 
 @law(every_setting=False)
