@@ -56,13 +56,20 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"tsallis {arguments.command}: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print(f"tsallis {arguments.command}: interrupted", file=sys.stderr)
-        return 130
     except BrokenPipeError:
         # The reader (`| head`) went away: that is its right. Nothing more can be written, also not at interpreter exit.
         sys.stderr.close()
         return 141
+    except OSError as error:
+        if debug:
+            raise
+        what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        expected = "files that can be read and written, and room on the disk"
+        print(f"tsallis {arguments.command}: {what}. Expected {expected}. Choose another place.", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"tsallis {arguments.command}: interrupted", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

@@ -36,10 +36,11 @@ def run(arguments: argparse.Namespace) -> int:
         raise TsallisError(f"Runs of {', '.join(names)}", "runs of one recipe", "Report them one after the other")
     recipe = recipes.load(names[0])
     rows, title = recipe.table(finished), tables.titles(finished)
-    print(tables.show(rows, title))
+    note = getattr(recipe, "NOTE", "")
+    print(tables.show(rows, title, note))
     figures = recipe.figures(finished) if hasattr(recipe, "figures") else {}
     page = report.write_page(
-        arguments.out or arguments.runs[0] / "report", names[0], title, rows, finished, unfinished, figures
+        arguments.out or arguments.runs[0] / "report", names[0], title, rows, finished, unfinished, note, figures
     )
     print(f"\n{page}")
     return 0

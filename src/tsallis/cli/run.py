@@ -6,6 +6,7 @@ import argparse
 import re
 import sys
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -52,7 +53,7 @@ def run(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     except KeyboardInterrupt:
         _say(f"\ninterrupted; to go on: tsallis run {work.recipe} --resume {folder}")
         return 130
-    print(tables.show(recipe.table(finished), tables.titles(finished)))
+    print(tables.show(recipe.table(finished), tables.titles(finished), getattr(recipe, "NOTE", "")))
     _say(f"\nFigures: tsallis report {folder}")
     return 0
 
@@ -70,7 +71,7 @@ def _parse(recipe: ModuleType, name: str, words: Sequence[str]) -> dict[str, Any
     # Options are written with hyphens, fields with underscores; both are understood.
     plain = [re.sub(r"^--[\w-]+", lambda m: "--" + m[0][2:].replace("-", "_"), word) for word in words]
     if "--help" in plain or "-h" in plain:
-        print(_help(parser))
+        print(_help(parser, recipe, name, _preset_in(plain)))
         raise SystemExit(0)
     known = [a.dest for a in parser._actions if a.dest != "help"]
     for word in plain:
@@ -85,9 +86,20 @@ def _parse(recipe: ModuleType, name: str, words: Sequence[str]) -> dict[str, Any
     return {key: parsed[key] for key in known if key in parsed}
 
 
-def _help(parser: ArgumentParser) -> str:
-    text = parser.format_help()
-    return re.sub(r"--\w+", lambda m: m[0].replace("_", "-"), text)
+def _preset_in(words: Sequence[str]) -> str:
+    return next((b for a, b in pairwise(words) if a == "--preset"), "default")
+
+
+def _help(parser: ArgumentParser, recipe: ModuleType, name: str, preset: str) -> str:
+    """With the defaults of the preset, and options spelled as they are usually written."""
+    from ..recipes._shared import plan
+
+    parser.set_defaults(plan.defaults(recipe, name, preset))
+    text = re.sub(r"--\w+", lambda m: m[0].replace("_", "-"), parser.format_help())
+    return (
+        text.replace(" (default: null)", "")
+        + f"\nDefaults are those of the preset {preset}, as far as it has one value for all rows."
+    )
 
 
 def _say(text: str) -> None:

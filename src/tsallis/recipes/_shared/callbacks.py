@@ -85,7 +85,12 @@ class History(Callback):
 
 
 class LastCheckpoint(Checkpoint):
-    """One checkpoint, replaced at the end of every epoch and at most ``minutes`` apart; knows the time spent."""
+    """One checkpoint, replaced at the end of every epoch and at most ``minutes`` apart; knows the time spent.
+
+    Epochs shorter than `SHORT` seconds share one: what is saved less often than that is not worth the disk's time.
+    """
+
+    SHORT = 5.0
 
     def __init__(self, path: Path, minutes: float) -> None:
         self.path, self.interval = path, 60 * minutes
@@ -103,7 +108,9 @@ class LastCheckpoint(Checkpoint):
             self._save(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._save(trainer)
+        finished = trainer.current_epoch + 1 == trainer.max_epochs
+        if finished or time.monotonic() - self._saved >= min(self.SHORT, self.interval):
+            self._save(trainer)
 
     def _save(self, trainer: Trainer) -> None:
         trainer.save_checkpoint(self.path)
@@ -152,4 +159,4 @@ class Lines(Callback):
             return
         self._last = time.monotonic()
         values = ", ".join(f"{name} {float(value):.4g}" for name, value in trainer.callback_metrics.items())
-        print(f"{self.label}: epoch {trainer.current_epoch + 1} of {trainer.max_epochs}; {values}", file=sys.stderr)
+        sys.stderr.write(f"{self.label}: epoch {trainer.current_epoch + 1} of {trainer.max_epochs}; {values}\n")

@@ -6,7 +6,7 @@ import difflib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_type_hints
 
 from jsonargparse import ArgumentError, ArgumentParser
 
@@ -24,21 +24,22 @@ class RunConfig:
     Attributes:
         seed: of everything random: initial weights, order of the data, noise.
         data_dir: folder with the data sets; without it $TSALLIS_DATA, then a download.
-        accelerator: cpu, gpu, mps or auto, as in Lightning's Trainer.
+        accelerator: what to compute on, as in Lightning's Trainer.
         devices: number of devices on each machine.
         nodes: number of machines.
         strategy: how several devices work together: auto, ddp, fsdp, ...
-        precision: of the arithmetic: 32-true, bf16-mixed, 16-mixed, ...
-        checkpoint_minutes: at most so many minutes between two checkpoints; there is one after every epoch too.
+        precision: of the arithmetic.
+        checkpoint_minutes: at most so many minutes between two checkpoints; there is one after every epoch too
+            (epochs of less than five seconds share one).
     """
 
     seed: int = 0
     data_dir: str | None = None
-    accelerator: str = "auto"
+    accelerator: Literal["auto", "cpu", "gpu", "mps"] = "auto"
     devices: int = 1
     nodes: int = 1
     strategy: str = "auto"
-    precision: str = "32-true"
+    precision: Literal["32-true", "64-true", "bf16-mixed", "16-mixed"] = "32-true"
     checkpoint_minutes: float = 5.0
 
     def __post_init__(self) -> None:
@@ -67,9 +68,7 @@ def build(config_class: type[C], values: Mapping[str, Any], where: str) -> C:
     return config_class(**checked(config_class, values, where, complete=True))
 
 
-def checked(
-    config_class: type[C], values: Mapping[str, Any], where: str, *, complete: bool = False
-) -> dict[str, Any]:
+def checked(config_class: type[C], values: Mapping[str, Any], where: str, *, complete: bool = False) -> dict[str, Any]:
     """The values with their declared types; ``complete`` adds the defaults of all others."""
     names = [f.name for f in fields(config_class)]
     for key in values:

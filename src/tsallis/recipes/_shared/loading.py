@@ -66,12 +66,13 @@ class Loader(DataLoader[Any]):
     ) -> None:
         self._done = self._start = 0
         self._order = Order(n, batch_size, seed)
+        self._workers_seed = torch.Generator()
         super().__init__(
             _Batches(take),
             batch_size=None,
             sampler=self._order,
             num_workers=workers,
-            generator=torch.Generator(),
+            generator=self._workers_seed,
             persistent_workers=False,
         )
 
@@ -79,7 +80,7 @@ class Loader(DataLoader[Any]):
         # A generator: nothing happens before the first batch is asked for, and by then the epoch is known.
         self._done = self._order.start = self._start
         self._start = 0
-        self.generator.manual_seed(derive(self._order.seed or 0, "workers", self._order.epoch))
+        self._workers_seed.manual_seed(derive(self._order.seed or 0, "workers", self._order.epoch))
         for batch in super().__iter__():
             self._done += 1
             yield batch

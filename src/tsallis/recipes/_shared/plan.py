@@ -1,7 +1,8 @@
-"""What a command runs: the rows of a preset's table, each with every seed, changed by the options of the command line."""
+"""What a command runs: the rows of a preset's table, each with every seed, changed by the options given."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -74,7 +75,7 @@ def make_plan(recipe: ModuleType, name: str, preset: str, given: Mapping[str, An
     """The plan of a preset and the options given.
 
     An option whose value some rows have chooses those rows. Another value replaces that of every row; rows that are
-    then equal become one. ``seed`` replaces the list of seeds.
+    then equal become one, named after the option. ``seed`` replaces the list of seeds.
     """
     content = _preset(name, preset)
     where = f"Preset {preset}"
@@ -85,31 +86,43 @@ def make_plan(recipe: ModuleType, name: str, preset: str, given: Mapping[str, An
         for row, entry in content.get("rows", {name: {}}).items()
     }
     seeds = [given["seed"]] if "seed" in given else content.get("seeds", [common.get("seed", 0)])
-    for key, value in given.items():
-        rows = _choose(rows, key, value)
+    rows = _choose(rows, given)
     members: list[Member] = []
     for row, (values, published) in rows.items():
         for seed in seeds:
             config = build(recipe.Config, {**common, **given, **values, "seed": seed}, where)
             if config not in [m.config for m in members]:
-                members.append(Member(f"{row}-seed{seed}", row, config, published))
+                folder = re.sub(r"[^\w=.+-]+", "_", f"{row}-seed{seed}")
+                members.append(Member(folder, row, config, published))
     changed = [f"{key}={value}" for key, value in given.items() if key not in ("data_dir", "seed")]
     title = content.get("title", preset) + (f" ({', '.join(changed)})" if changed else "")
     return Plan(name, preset, title, tuple(members))
 
 
+def defaults(recipe: ModuleType, name: str, preset: str) -> dict[str, Any]:
+    """What a preset sets for all its rows."""
+    return checked(recipe.Config, _preset(name, preset).get("config", {}), f"Preset {preset}")
+
+
 Rows = dict[str, tuple[dict[str, Any], dict[str, Any]]]
 
 
-def _choose(rows: Rows, key: str, value: Any) -> Rows:
-    if not any(key in values for values, _ in rows.values()):
+def _choose(rows: Rows, given: Mapping[str, Any]) -> Rows:
+    for key, value in given.items():
+        rows = {row: entry for row, entry in rows.items() if entry[0].get(key) == value} or rows
+    replaced = {k: v for k, v in given.items() if any(values.get(k, v) != v for values, _ in rows.values())}
+    if not replaced:
         return rows
-    if chosen := {row: entry for row, entry in rows.items() if entry[0].get(key) == value}:
-        return chosen
-    if len({tuple(values.items()) for values in ({**v, key: value} for v, _ in rows.values())}) == 1:
-        values = next(iter(rows.values()))[0]
-        return {f"{key}={value}": ({**values, key: value}, {})}
-    return {f"{row}, {key}={value}": ({**values, key: value}, {}) for row, (values, _) in rows.items()}
+    label = ", ".join(f"{key}={value}" for key, value in replaced.items())
+    merged: Rows = {}
+    for row, (values, _) in rows.items():
+        # What a source published belongs to its own values.
+        entry = ({**values, **replaced}, {})
+        same = next((name for name, other in merged.items() if other == entry), None)
+        if same is not None:
+            del merged[same]
+        merged[f"{row}, {label}" if same is None else label] = entry
+    return merged
 
 
 def _preset(recipe: str, preset: str) -> dict[str, Any]:

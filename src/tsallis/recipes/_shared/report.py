@@ -36,6 +36,7 @@ def write_page(
     rows: list[Row],
     runs: list[Run],
     unfinished: list[str],
+    note: str,
     figures: dict[str, tuple[Figure, str]],
 ) -> Path:
     """Write index.html and the PNGs; returns the page."""
@@ -64,7 +65,7 @@ def write_page(
 <h1>{escape(title)}</h1>
 {warning}
 {_table(rows)}
-<p>Mean ± sample deviation (number of seeds).</p>
+<p>Mean ± sample deviation over seeds. {escape(note)}</p>
 {notes}
 {"".join(shown)}
 <h2>Every run</h2>

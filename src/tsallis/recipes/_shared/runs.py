@@ -184,7 +184,7 @@ def _environment(place: Path, config: RunConfig) -> str:
     before = read_json(path) if path.exists() else now
     write_json(path, now)
     changed = [f"{key} {before.get(key)} -> {value}" for key, value in now.items() if before.get(key) != value]
-    return f"continued with other {', '.join(changed)}: the result may differ from an uninterrupted run's" if changed else ""
+    return f"goes on with other {', '.join(changed)}; the result may differ from one in one go" if changed else ""
 
 
 def _version(package: str) -> str:

@@ -24,7 +24,13 @@ def seed_all(*key: int | str) -> None:
     seed = derive(*key)
     random.seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002  (third-party code may use the global generator)
-    torch.manual_seed(seed)
+    # torch.manual_seed formats a traceback for each kind of device that is not in use: a millisecond, at every step.
+    torch.default_generator.manual_seed(seed)
+    for device in (torch.cuda, torch.xpu):
+        if device.is_initialized():
+            device.manual_seed_all(seed)
+    if torch.backends.mps.is_available():
+        torch.mps.manual_seed(seed)
 
 
 def generator(*key: int | str) -> torch.Generator:

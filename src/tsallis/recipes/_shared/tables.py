@@ -23,9 +23,9 @@ def rows_of(runs: list[Run]) -> list[tuple[str, list[Run]]]:
 
 
 def mean_and_deviation(values: list[float], digits: int) -> str:
-    """Mean over seeds, with the sample deviation and the number of seeds if there are several."""
+    """Mean over seeds, with the sample deviation if there are several."""
     mean = f"{statistics.fmean(values):.{digits}f}"
-    return f"{mean} ± {statistics.stdev(values):.{digits}f} ({len(values)})" if len(values) > 1 else mean
+    return f"{mean} ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else mean
 
 
 def titles(runs: list[Run]) -> str:
@@ -36,14 +36,14 @@ def titles(runs: list[Run]) -> str:
     return title
 
 
-def show(rows: list[Row], title: str) -> str:
-    """The table as text, as wide as the terminal."""
-    table = Table(title=Text(title), box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
+def show(rows: list[Row], title: str, note: str = "") -> str:
+    """The table as text, as wide as the terminal, between its title and a note on its columns."""
+    table = Table(box=box.SIMPLE_HEAD)
     for number, column in enumerate(rows[0]):
         table.add_column(column, justify="left" if number == 0 else "right", overflow="fold")
     for row in rows:
         table.add_row(*(Text(cell) for cell in row.values()))
     console = Console()
     with console.capture() as captured:
-        console.print(table)
+        console.print(Text(title, style="bold"), table, Text(note, style="dim"), sep="")
     return captured.get().rstrip()

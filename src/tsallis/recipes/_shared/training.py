@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.callbacks.progress.rich_progress import RichProgressBarTheme
 from lightning.pytorch.trainer.states import TrainerStatus
 
 from .callbacks import AtomicIO, BestWeights, History, LastCheckpoint, Lines, StepSeeds
-from .config import RunConfig
+from .config import ConfigError, RunConfig
 from .files import RunError, read_weights
 from .loading import Loader
 
@@ -27,7 +28,7 @@ LAST = Path("checkpoints", "last.ckpt")
 
 @dataclass(frozen=True)
 class Fitted:
-    """How a training went: the epoch whose weights the module now has, rows of metrics.csv, seconds over all resumes."""
+    """How a training went: the epoch whose weights the module now has, rows of metrics.csv, seconds in all."""
 
     best_epoch: int
     history: list[dict[str, float]]
@@ -87,22 +88,28 @@ def evaluate(config: RunConfig, module: LightningModule, test: Loader, label: st
 def _trainer(config: RunConfig, label: str, epochs: int | None, callbacks: list[Callback]) -> Trainer:
     drawn = sys.stderr.isatty() and sys.stdout.isatty()
     with _surroundings():
-        return Trainer(
-            max_epochs=epochs,
-            accelerator=config.accelerator,
-            devices=config.devices,
-            num_nodes=config.nodes,
-            strategy=config.strategy,
-            precision=config.precision,  # pyright: ignore[reportArgumentType]
-            deterministic=True,
-            logger=False,
-            enable_model_summary=False,
-            enable_progress_bar=drawn,
-            num_sanity_val_steps=0,
-            use_distributed_sampler=False,  # loading.Order shares the batches out
-            plugins=[AtomicIO()],
-            callbacks=[*callbacks, _bar(label) if drawn else Lines(label)],
-        )
+        try:
+            return Trainer(
+                max_epochs=epochs,
+                accelerator=config.accelerator,
+                devices=config.devices,
+                num_nodes=config.nodes,
+                strategy=config.strategy,
+                precision=config.precision,
+                deterministic=True,
+                logger=False,
+                enable_model_summary=False,
+                enable_progress_bar=drawn,
+                num_sanity_val_steps=0,
+                use_distributed_sampler=False,  # loading.Order shares the batches out
+                plugins=[AtomicIO()],
+                callbacks=[*callbacks, _bar(label) if drawn else Lines(label)],
+            )
+        except (MisconfigurationException, ValueError, RuntimeError) as error:
+            chosen = ", ".join(f"{k}={getattr(config, k)}" for k in ("accelerator", "devices", "nodes", "strategy"))
+            raise ConfigError(
+                f"{chosen}: {' '.join(str(error).split())}", "devices of this machine", "Choose others"
+            ) from error
 
 
 def _bar(label: str) -> RichProgressBar:

@@ -5,7 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from ...core import registry
+from ...core.domains import Simplex
 from .._shared.config import RunConfig
+
+
+def _estimators() -> list[str]:
+    """Mappings onto the simplex that need nothing but scores."""
+    known = [registry.get(name) for name in registry.names()]
+    return [m.name for m in known if isinstance(m.domain, Simplex) and all(p.default is not None for p in m.params)]
 
 
 @dataclass(frozen=True)
@@ -21,7 +29,7 @@ class Config(RunConfig):
         decoder: of p(x|h,y).
         latent: dimension of h.
         batch_size: labelled and unlabelled images in each step.
-        warm_epochs: epochs on labelled images alone, before the main training.
+        warm_epochs: epochs on labelled images alone, before the main training; each as long as one of that.
         warm_lr: learning rate of Adam in them.
         warm_seed: seed of the initial weights and of those epochs; the same for all seeds.
         epochs: epochs of the main training.
@@ -48,6 +56,7 @@ class Config(RunConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self._require("estimator", self.estimator in _estimators(), f"one of: {', '.join(_estimators())}")
         self._require("labelled", 0 < self.labelled < 1, "a number between 0 and 1")
         for name in ("latent", "batch_size", "epochs"):
             self._require(name, getattr(self, name) >= 1, "at least 1")

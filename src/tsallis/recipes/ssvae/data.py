@@ -60,9 +60,13 @@ class Split:
     test: Images
     hash: str
 
-    def pair(self, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def known(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """The labelled images and classes that stand beside the unlabelled images at these positions."""
+        return self.labelled.pair(positions % len(self.labelled))
+
+    def both(self, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Unlabelled images at these positions, each beside its labelled image and class."""
-        return self.unlabelled.x[positions], *self.labelled.pair(positions % len(self.labelled))
+        return self.unlabelled.x[positions], *self.known(positions)
 
 
 def load(config: Config) -> Split:
@@ -81,16 +85,16 @@ def _mnist(config: Config) -> Split:
 def _digits(config: Config) -> Split:
     from sklearn.datasets import load_digits
 
-    bundle = load_digits()
-    images = Images(torch.from_numpy(bundle.data).float() / 16, torch.from_numpy(bundle.target).long())
-    order = np.random.RandomState(_SPLIT_SEED).permutation(len(images))  # noqa: NPY002  (as the published split)
+    x, y = load_digits(return_X_y=True)
+    images = Images(torch.from_numpy(x).float() / 16, torch.from_numpy(y).long())
+    order = np.random.RandomState(_SPLIT_SEED).permutation(len(images))
     test, train = (torch.from_numpy(np.sort(part)) for part in (order[:397], order[397:]))
     return _split(images[train], images[test], 200, config)
 
 
 def _split(train: Images, test: Images, n_validation: int, config: Config) -> Split:
     # The published split, number for number: validation from all, then labelled from the sorted rest.
-    random = np.random.RandomState(_SPLIT_SEED)  # noqa: NPY002
+    random = np.random.RandomState(_SPLIT_SEED)
     validation = random.choice(len(train), n_validation, replace=False)
     rest = np.setdiff1d(np.arange(len(train)), validation)
     n_labelled = round(config.labelled * len(rest))

@@ -40,9 +40,7 @@ def figures(runs: list[Run]) -> dict[str, tuple[Figure, str]]:
     }
 
 
-def _curves(
-    runs: list[Run], name: str, label: str, adjust: Callable[[Axes], None], *, scale: float = 1.0
-) -> Figure:
+def _curves(runs: list[Run], name: str, label: str, adjust: Callable[[Axes], None], *, scale: float = 1.0) -> Figure:
     figure = Figure(figsize=(5.6, 3.4), layout="constrained")
     ax = figure.add_subplot()
     for row, group in rows_of(runs):

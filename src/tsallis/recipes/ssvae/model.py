@@ -20,6 +20,7 @@ class SemiSupervisedVAE(nn.Module):
 
     def __init__(self, config: Config, pixels: int) -> None:
         super().__init__()
+        self.latent = config.latent
         self.classifier = _mlp(pixels, config.classifier, CLASSES)
         self.encoder = _mlp(pixels + CLASSES, config.encoder, 2 * config.latent)
         self.decoder = _mlp(config.latent + CLASSES, config.decoder, pixels)

@@ -18,7 +18,13 @@ from .data import CLASSES, Images, Split, load
 from .figures import figures
 from .model import SemiSupervisedVAE, Training, WarmStart
 
-__all__ = ["Config", "figures", "table", "train"]
+__all__ = ["NOTE", "Config", "figures", "table", "train"]
+
+NOTE = (
+    "Decoder rows: run per unlabelled example, mean over the main training (dense: one a class). Support: classes "
+    "with probability. ELBO: nats an image. Accuracy, support and ELBO on test images."
+)
+
 
 def train(config: Config, folder: Path) -> Result:
     """Warm start on labelled images, then the main training; goes on where the folder stopped."""
@@ -29,7 +35,7 @@ def train(config: Config, folder: Path) -> Result:
     task = Training(model, config, ratio=len(data.unlabelled) / len(data.labelled))
     fitted = fit(
         config, task,
-        Loader(data.pair, len(data.unlabelled), config.batch_size, config.seed),
+        Loader(data.both, len(data.unlabelled), config.batch_size, config.seed),
         _all(data.validation), folder,
         epochs=config.epochs, monitor="val/loss", label=folder.name,
     )  # fmt: skip
@@ -53,7 +59,7 @@ def train(config: Config, folder: Path) -> Result:
 
 def _warm_start(config: Config, data: Split, model: SemiSupervisedVAE, folder: Path) -> float:
     """Does not depend on the seed of the run, as published: all seeds start from the same weights."""
-    train = Loader(data.labelled.pair, len(data.labelled), config.batch_size, config.warm_seed)
+    train = Loader(data.known, len(data.unlabelled), config.batch_size, config.warm_seed)
     return fit(
         replace(config, seed=config.warm_seed), WarmStart(model, config, config.warm_lr),
         train, _all(data.validation), folder,
@@ -71,11 +77,13 @@ def _samples(model: SemiSupervisedVAE, data: Split, folder: Path) -> None:
     first = torch.stack([(data.test.y == c).nonzero()[0, 0] for c in range(CLASSES)])
     x = data.test.x[first]
     y = model.classifier(x).argmax(-1)
-    h = torch.randn(8, model.decoder[0].in_features - CLASSES, generator=generator("samples"))
+    h = torch.randn(8, model.latent, generator=generator("samples"))
     classes = torch.arange(CLASSES)
     drawn = model.decode(h.repeat_interleave(CLASSES, 0), classes.repeat(len(h))).sigmoid()
     reconstructed = model.decode(model.encode(x, y)[0], y).sigmoid()
-    write_weights(folder / "samples.safetensors", {"image": x, "class": y, "reconstruction": reconstructed, "drawn": drawn})
+    write_weights(
+        folder / "samples.safetensors", {"image": x, "class": y, "reconstruction": reconstructed, "drawn": drawn}
+    )
 
 
 def table(runs: list[Run]) -> list[Row]:
@@ -83,12 +91,17 @@ def table(runs: list[Run]) -> list[Row]:
     return [
         {
             "method": name,
+            "seeds": str(len(group)),
             "accuracy %": mean_and_deviation([100 * run.metrics["accuracy"] for run in group], 2),
-            "decoder rows per unlabelled example": mean_and_deviation([run.metrics["rows"] for run in group], 3),
-            "test support": mean_and_deviation([run.metrics["support"] for run in group], 3),
-            "test ELBO (nats)": mean_and_deviation([run.metrics["elbo"] for run in group], 2),
+            "decoder rows": mean_and_deviation([run.metrics["rows"] for run in group], 2),
+            "support": mean_and_deviation([run.metrics["support"] for run in group], 2),
+            "ELBO": mean_and_deviation([run.metrics["elbo"] for run in group], 2),
             "seconds": mean_and_deviation([run.seconds for run in group], 0),
-            "published accuracy (rows)": group[0].result["published"].get("text", "-"),
+            **({"published": group[0].result["published"].get("text", "-")} if _any_published(runs) else {}),
         }
         for name, group in rows_of(runs)
     ]
+
+
+def _any_published(runs: list[Run]) -> bool:
+    return any(run.result["published"] for run in runs)

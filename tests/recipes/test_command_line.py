@@ -1,0 +1,266 @@
+"""`tsallis run` and `tsallis report` as commands: results, interruptions, pages, errors."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from tsallis.cli.main import main
+from tsallis.recipes._shared import files
+
+START = Callable[..., subprocess.Popen[str]]
+SHORT = ("run", "ssvae", "--preset", "smoke", "--estimator", "sparsemax", "--warm-epochs", "3", "--epochs", "4")
+# A checkpoint after every batch, so that a training is interrupted in the middle of an epoch.
+OFTEN = ("--checkpoint-minutes", "0")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
+    """A run that nobody interrupted."""
+    folder = tmp_path_factory.mktemp("finished")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*_python(), *SHORT, *OFTEN, "--out", "run"], cwd=folder, capture_output=True, text=True, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    assert "sparse" in done.stdout
+    assert "decoder" in done.stdout
+    assert "tsallis report run" in done.stderr
+    return folder / "run"
+
+
+def _python() -> list[str]:
+    import sys
+
+    return [sys.executable, "-m", "tsallis.cli.main"]
+
+
+def _same(left: Path, right: Path) -> None:
+    names = ["result.json", "metrics.csv", "model.safetensors", "samples.safetensors", "warm/metrics.csv"]
+    for name in names:
+        assert (left / name).read_bytes() == (right / name).read_bytes(), name
+
+
+def _wait_for_checkpoints(process: subprocess.Popen[str], folder: Path, count: int) -> None:
+    """Until the running training has written so many checkpoints."""
+    seen: set[tuple[Path, int]] = set()
+    end = time.monotonic() + 120
+    while len(seen) < count and process.poll() is None and time.monotonic() < end:
+        for path in folder.rglob("last.ckpt"):
+            try:
+                seen.add((path, path.stat().st_mtime_ns))
+            except FileNotFoundError:  # being replaced
+                continue
+        time.sleep(0.002)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no kill -9 on this platform")
+def test_kill_and_resume_give_the_result_of_an_uninterrupted_run(start: START, finished: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    process = start(*SHORT, *OFTEN, "--out", "run")
+    for checkpoints in (20, 40):  # in the warm start (51 steps), then in the main training (68)
+        _wait_for_checkpoints(process, out, checkpoints)
+        assert process.poll() is None, "finished before it could be killed"
+        process.kill()
+        process.communicate()
+        assert not list(out.rglob("result.json"))
+        process = start("run", "ssvae", "--resume", "run")
+    out_text, error = process.communicate(timeout=200)
+    assert process.returncode == 0, error
+    assert "sparse" in out_text
+    _same(out / "sparse-seed43", finished / "sparse-seed43")
+
+
+def test_ctrl_c_says_how_to_go_on(start: START, finished: Path, tmp_path: Path) -> None:
+    process = start(*SHORT, *OFTEN, "--out", "run")
+    _wait_for_checkpoints(process, tmp_path / "run", 5)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "to go on: tsallis run ssvae --resume run" in error
+    assert "Traceback" not in error
+    process = start("run", "ssvae", "--resume", "run")
+    assert process.communicate(timeout=200)
+    _same(tmp_path / "run" / "sparse-seed43", finished / "sparse-seed43")
+
+
+def test_two_processes_do_not_share_a_run(start: START, tmp_path: Path) -> None:
+    process = start(*SHORT, "--epochs", "500", "--out", "run")
+    _wait_for_checkpoints(process, tmp_path / "run", 1)
+    second = start("run", "ssvae", "--resume", "run")
+    _, error = second.communicate(timeout=60)
+    process.kill()
+    process.communicate()
+    assert second.returncode == 2
+    assert "in use by another process" in error
+
+
+def test_a_full_disk(start: START, tmp_path: Path) -> None:
+    """Files may not grow beyond 20 kB: a checkpoint does not fit. What is there stays readable, and nothing is half."""
+    code = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000)); "
+    code += f"from tsallis.cli.main import main; sys.exit(main({[*SHORT, '--out', 'run']!r}))"
+    done = subprocess.run(
+        [_python()[0], "-c", code], cwd=tmp_path, capture_output=True, text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] != 20000
+    assert done.returncode == 2
+    assert "File too large. Expected a folder that can be written, with room on the disk." in done.stderr
+    assert "Traceback" not in done.stderr
+    left = {p.name for p in (tmp_path / "run").rglob("*") if p.is_file()}
+    assert left <= {"run.yaml", "config.yaml", "environment.json", ".lock"}
+
+
+def test_a_checkpoint_that_is_no_checkpoint(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    files.write(run / "run.yaml", (finished / "run.yaml").read_text())
+    files.write(run / "sparse-seed43" / "warm" / "checkpoints" / "last.ckpt", b"half a check")
+    assert main(["run", "ssvae", "--resume", str(run)]) == 2
+    error = capsys.readouterr().err
+    assert "last.ckpt: " in error
+    assert "Expected a checkpoint of this recipe" in error
+
+
+class _Page(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.links: list[str] = []
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.links += [value or "" for name, value in attributes if name in ("src", "href")]
+
+
+def test_report(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", str(finished), "--out", str(tmp_path / "page")]) == 0
+    out = capsys.readouterr().out
+    assert "sparse" in out
+    assert out.rstrip().endswith("index.html")
+    names = {"accuracy", "support", "rows", "reconstructions", "classes"}
+    assert {p.name for p in (tmp_path / "page").iterdir()} == {"index.html", *(f"{n}.png" for n in names)}
+    assert all((tmp_path / "page" / f"{n}.png").read_bytes().startswith(b"\x89PNG") for n in names)
+    page = _Page()
+    text = (tmp_path / "page" / "index.html").read_text()
+    page.feed(text)
+    assert page.tags.count("img") == len(names)
+    assert "script" not in page.tags
+    assert all(link.startswith("data:") for link in page.links), "the page needs something outside it"
+    result = json.loads((finished / "sparse-seed43" / "result.json").read_text())
+    assert result["split"][:16] in text
+
+
+def test_report_of_hostile_text_and_unfinished_runs(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import shutil
+
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    member = run / "sparse-seed43"
+    result = json.loads((member / "result.json").read_text())
+    result |= {"row": "<script>[red]", "title": "<b>&"}
+    files.write_json(member / "result.json", result)
+    made = files.read_yaml(run / "run.yaml")
+    made["members"].append({**made["members"][0], "name": "sparse-seed44"})
+    files.write_yaml(run / "run.yaml", made)
+    assert main(["report", str(run)]) == 0
+    printed = capsys.readouterr()
+    assert "sparse-seed44: not finished, left out" in printed.err
+    assert "<script>[red]" in printed.out
+    text = (run / "report" / "index.html").read_text()
+    assert "<script" not in text
+    assert "sparse-seed44" in text
+    result["split"] = "0" * 64
+    files.write_json(tmp_path / "copy" / "result.json", result)
+    for name in ("timing.json", "config.yaml", "metrics.csv", "samples.safetensors", "environment.json"):
+        files.write(tmp_path / "copy" / name, (member / name).read_bytes())
+    assert main(["report", str(run), str(tmp_path / "copy")]) == 0
+    assert "DIFFERENT DATA SPLITS" in capsys.readouterr().out.replace("\n", " ")
+    (member / "result.json").write_text("{}")
+    assert main(["report", str(run)]) == 2
+    assert "Expected a file written by tsallis run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["run", "nonsense"], "Recipe 'nonsense'. Expected one of: ssvae"),
+        (["run", "ssvae", "--preset", "nonsense"], "Preset 'nonsense'. Expected one of: default, mnist, paper, smoke"),
+        (["run", "ssvae", "--epoch", "3"], "Did you mean epochs?"),
+        (["run", "ssvae", "--epochs", "three"], "epochs=three. Expected int"),
+        (["run", "ssvae", "--epochs", "0"], "epochs=0. Expected at least 1"),
+        (["run", "ssvae", "--epochs"], "Command line"),
+        (["run", "ssvae", "epochs"], "Command line"),
+        (["run", "ssvae", "-e", "3"], "'-e'. Expected options such as"),
+        (["run", "ssvae", "--estimator", "nonsense"], "sparsemax"),
+        (["run", "ssvae", "--devices", "64", "--accelerator", "gpu"], "Expected devices of this machine"),
+        (["run", "ssvae", "--dataset", "mnist", "--data-dir", "/nowhere"], "--data-dir: there is no folder"),
+        (["run", "ssvae", "--preset", "smoke", "--out", "/dev/null/x"], "Expected a folder that can be written"),
+        (["run", "ssvae", "--preset", "smoke", "--out", "."], "Expected a folder that is new or empty"),
+        (["run", "ssvae", "--resume", "/nowhere"], "No such file"),
+        (["run", "ssvae", "--resume", "x", "--epochs", "3"], "--resume with --epochs"),
+        (["report", "/nowhere"], "No such file"),
+    ],
+)
+def test_bad_input_is_one_message_and_status_two(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "something").write_text("")
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Expected " in error
+    assert "Traceback" not in error
+    with pytest.raises(ValueError, match="Expected"):
+        main([*words, "--debug"])
+    assert not list(tmp_path.rglob("result.json"))
+
+
+def test_a_truncated_file_of_the_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from tsallis.recipes.ssvae.data import MNIST
+
+    for name in MNIST.files:
+        files.write(tmp_path / "mnist" / name, b"\x1f\x8b\x08 half")
+    words = ["run", "ssvae", "--dataset", "mnist", "--data-dir", str(tmp_path), "--out", str(tmp_path / "run")]
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert "train-images-idx3-ubyte.gz" in error
+    assert "Delete train-images-idx3-ubyte.gz and get it again" in error
+
+
+def test_help_and_list(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list"]) == 0
+    assert "ssvae" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as left:
+        main(["run", "ssvae", "--help"])
+    assert left.value.code == 0
+    text = capsys.readouterr().out
+    assert "--warm-epochs" in text
+    assert "_epochs" not in text
+    with pytest.raises(SystemExit):
+        main(["run", "--help"])
+    assert "--resume" in capsys.readouterr().out
+
+
+def test_without_the_extra(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from tsallis import recipes
+
+    monkeypatch.setattr(recipes, "find_spec", lambda name: None if name == "lightning" else name)
+    assert main(["list"]) == 0
+    assert "pip install 'tsallis[recipes]'" in capsys.readouterr().out
+    for words in (["run", "ssvae"], ["report", "x"]):
+        assert main(words) == 2
+        assert "Not installed: lightning. Expected what recipes need. Run: pip install 'tsallis[recipes]'" in (
+            capsys.readouterr().err
+        )
