@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections.abc import Callable
 
 import pytest
@@ -203,6 +204,29 @@ def test_second_order_in_scores(setting) -> None:
     decoder, x, scores = setting
     work = lambda s: expectation(s, decoder.loss(x), "softmax", entropy_weight=0.2).objective  # noqa: E731
     assert torch.autograd.gradgradcheck(work, (scores,))
+
+
+def test_under_compile(setting) -> None:
+    """The same values and gradients; the only reason for a break is that the number of rows is a value."""
+    decoder, x, scores = setting
+    decoder.body._forward_hooks.clear()
+
+    def work(scores: Tensor) -> Tensor:
+        return expectation(scores, decoder.loss(x), entropy_weight=0.3).objective
+
+    torch.compiler.reset()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        explained = torch._dynamo.explain(work)(scores)
+        torch.compiler.reset()
+        compiled = torch.compile(work, backend="aot_eager")(scores)
+    assert explained.break_reasons
+    assert all("nonzero" in str(each.reason) for each in explained.break_reasons)
+    expected = work(scores)
+    assert torch.allclose(compiled, expected)
+    pairs = zip(_gradients(compiled, decoder, scores), _gradients(expected, decoder, scores), strict=True)
+    assert all(torch.allclose(a, b) for a, b in pairs)
+    torch.compiler.reset()
 
 
 def test_errors(setting) -> None:

@@ -80,8 +80,8 @@ def expectation(
         as loss_fn; of any order in scores.
 
     Complexity:
-        one mapping, one call of loss_fn on R = sum of supports rows. Waits for the device once. Under torch.compile:
-        one graph break, because R is a value.
+        one mapping, one call of loss_fn on R = sum of supports rows. Waits for the device once. Under torch.compile
+        the graph breaks in one place, where R becomes known.
 
     Example:
         >>> import torch, tsallis as ts
