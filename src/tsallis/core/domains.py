@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-from .numerics import vanishing_times
+from .numerics import from_heaviest, vanishing_times
 
 
 class Domain(ABC):
@@ -49,12 +49,10 @@ class SumConstrained(Domain):
     fixed_sum = True
 
     def project_tangent(self, w: Tensor, share: Tensor, v: Tensor) -> Tensor:
-        if v.shape[-1] == 0:
-            return w * v
         # J annihilates constants, so v may be measured from its value at the heaviest coordinate. That one then enters
         # only through what the others exchange with it, however large its own weight is: J v is right if it can be
         # represented. Rows without a free coordinate (fully masked, or all at a bound) have J = 0.
-        x = v - v.gather(-1, share.argmax(-1, keepdim=True))
+        x = from_heaviest(v, share)
         moved = vanishing_times(w, x)
         total = moved.sum(-1, keepdim=True)
         fits = total.isfinite()

@@ -91,6 +91,11 @@ def power_shares(p: Tensor, exponent: Tensor) -> Tensor:
     return shares(safe_pow(p / torch.where(usable, scale, 1.0), exponent))
 
 
+def from_heaviest(v: Tensor, weight: Tensor) -> Tensor:
+    """v minus its value at the entry of each row with the largest weight, which is then exactly 0."""
+    return v - v.gather(-1, weight.argmax(-1, keepdim=True)) if v.shape[-1] else v
+
+
 def vanishing_times(x: Tensor, y: Tensor) -> Tensor:
     """x * y where y = 0 wins over an infinite x."""
     return torch.where((y == 0) & x.isinf(), 0.0, x) * y

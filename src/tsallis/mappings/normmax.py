@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..core.domains import Simplex
 from ..core.mapping import Mapping, Solved
-from ..core.numerics import row_extreme, safe_log, safe_pow
+from ..core.numerics import from_heaviest, row_extreme, safe_log, safe_pow
 from ..core.params import Param
 from ..core.registry import register
 from ..kernels.reference import rows
@@ -33,7 +33,8 @@ class Normmax(Mapping):
         # J = [diag(b) - b p' - p b' + (sum b) p p']/(alpha-1) with b = p r^(1-alpha) on the support, r = p/|p|.
         a = saved["alpha"] - 1
         b = p * torch.where(p > 0, (-a * _log_r(p, saved["alpha"])).exp(), 0.0)
-        moved = b * torch.where(p > 0, v - (p * v).sum(-1, keepdim=True), 0.0)
+        x = from_heaviest(v, p)  # J annihilates constants, here exactly
+        moved = b * torch.where(p > 0, x - (p * x).sum(-1, keepdim=True), 0.0)
         return (moved - p * moved.sum(-1, keepdim=True)) / a
 
     def grad_omega_param(self, p: Tensor, **saved: Tensor) -> dict[str, Tensor]:

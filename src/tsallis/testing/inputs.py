@@ -90,6 +90,12 @@ def ties(rows: int, n: int, generator: torch.Generator) -> Tensor:
 
 
 @family
+def integers(rows: int, n: int, generator: torch.Generator) -> Tensor:
+    """Whole numbers around -1000: gaps of one, which is the margin of sparsemax and normmax, far from zero."""
+    return (2 * _normal(rows, n, generator)).round() - 1000
+
+
+@family
 def constant(rows: int, n: int, generator: torch.Generator) -> Tensor:
     """All scores of a row equal."""
     return _normal(rows, 1, generator).expand(rows, n).clone()

@@ -12,7 +12,8 @@ from .inputs import FAMILIES, draw
 ROWS, N = 4, 6
 
 
-def _columns(setting: Setting, z: Tensor) -> dict[str, Tensor]:
+def columns(setting: Setting, z: Tensor) -> dict[str, Tensor]:
+    """The parameters' values beside rows of z."""
     return {name: value.reshape(1, 1) for name, value in setting.tensors(z).items()}
 
 
@@ -31,7 +32,7 @@ def feasible(setting: Setting) -> None:
                 z = draw(name, ROWS, n, dtype=dtype)
                 p = setting(z)
                 tolerance = 16 * torch.finfo(dtype).eps * n**0.5 * max(1.0, float(p.detach().sum(-1).max()))
-                excess = setting.mapping.domain.violation(p.double(), **_columns(setting, z.double()))
+                excess = setting.mapping.domain.violation(p.double(), **columns(setting, z.double()))
                 require(p.dtype == dtype, f"{name}: dtype {p.dtype} for {dtype}")
                 require(
                     excess <= tolerance, f"{name}, n={n}, {dtype}: constraint violated by {float(excess.max()):.3g}"
@@ -50,7 +51,7 @@ def beats_random_points(setting: Setting) -> None:
         best = objective(setting, z, p)
         for step in (1.0, 0.1, 1e-3):
             for _ in range(8):
-                q = setting.mapping.domain.sample(z, generator, **_columns(setting, z))
+                q = setting.mapping.domain.sample(z, generator, **columns(setting, z))
                 if step < 1 and "duality_gap" in setting.mapping.exempt:
                     continue  # not convex: the segment leaves the domain
                 other = objective(setting, z, p + step * (q - p))
@@ -69,7 +70,7 @@ def duality_gap(setting: Setting) -> None:
         (slope,) = torch.autograd.grad(setting.mapping.omega(p, **setting.tensors(z)).sum(), p)
         p = p.detach()
         g = z - slope
-        gap = setting.mapping.domain.support_function(g, **_columns(setting, z)) - inner(p, g)
+        gap = setting.mapping.domain.support_function(g, **columns(setting, z)) - inner(p, g)
         require(gap <= 1e-9 * (1 + g.abs().amax(-1)), f"{name}: duality gap {float(gap.max()):.3g}")
 
 
@@ -124,8 +125,8 @@ def large_scores(setting: Setting) -> None:
             z = (draw("normal", ROWS, N) * scale).to(dtype)
             p = setting(z)
             require(p.isfinite(), f"scale {scale:g}, {dtype}: not finite")
-            columns = _columns(setting, z.double())
-            excess = setting.mapping.domain.violation(p.double(), **columns)
+            beside = columns(setting, z.double())
+            excess = setting.mapping.domain.violation(p.double(), **beside)
             require(
                 excess <= 64 * torch.finfo(dtype).eps,
                 f"scale {scale:g}, {dtype}: constraint violated by {float(excess.max()):.3g}",
@@ -134,7 +135,7 @@ def large_scores(setting: Setting) -> None:
                 # Where Omega is negligible, <p, z> is the maximum of a linear function over the domain (dense mappings
                 # with heavy tails, alpha < 1, approach it polynomially: their shortfall stays below a constant that
                 # does not grow with the scale).
-                shortfall = setting.mapping.domain.support_function(z.double(), **columns) - (
+                shortfall = setting.mapping.domain.support_function(z.double(), **beside) - (
                     p.double() * z.double()
                 ).sum(-1)
                 require(

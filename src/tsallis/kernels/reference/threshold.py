@@ -36,15 +36,16 @@ LONG_ROW, BLOCK = 256, 16
 
 
 class Root(NamedTuple):
-    """log P (..., 1), p (..., n) with its sum right to a few ulps, and the number of evaluations beyond the first.
+    """log P (..., 1), p (..., n) with its sum right to a few ulps, and what finding them took.
 
-    ``steps`` counts sweeps over whole rows; ``stage`` those over the block maxima, each 1/16 as long or shorter.
+    ``steps`` counts Newton steps on whole rows; each is a sweep, and one more sweep finds that none is needed.
+    ``stage`` is the work of finding the start from block maxima, in sweeps over whole rows.
     """
 
     ell: Tensor
     p: Tensor
     steps: int
-    stage: int = 0
+    stage: float = 0.0
 
 
 def multiplier(ell: Tensor, alpha: Tensor) -> Tensor:
@@ -87,10 +88,10 @@ def _block_maxima(d: Tensor) -> Tensor:
 def newton(d: Tensor, alpha: Tensor) -> Root:
     """Monotone Newton for rows with 0 <= alpha <= 2 and maximum score 0."""
     a, eps = alpha - 1, torch.finfo(d.dtype).eps
-    ell, steps, stage = torch.zeros_like(alpha), 0, 0
+    ell, steps, stage = torch.zeros_like(alpha), 0, 0.0
     if d.shape[-1] >= LONG_ROW:
         start = newton(_block_maxima(d), alpha)
-        ell, stage = start.ell, start.steps + start.stage
+        ell, stage = start.ell, (start.steps + 1 + start.stage) / BLOCK
     while True:
         ratios = _ratios(d, ell, alpha)
         total = ratios.sum(-1, keepdim=True)
@@ -134,10 +135,11 @@ def bracketed(d: Tensor, alpha: Tensor, low: Tensor, total: Tensor, *, capped: b
         free, at_cap = _capped(d, ell, alpha, capped)
         free_sum, target = free.sum(-1, keepdim=True), total - at_cap.sum(-1, keepdim=True)
         slope = safe_pow(free, 1 - a).sum(-1, keepdim=True)
-        excess = ell.exp() * free_sum - target
+        # Measured by what is left for the free entries, which carry the error: the count of the others is exact.
+        excess, tolerance = ell.exp() * free_sum - target, 4 * eps * target.clamp_min(0)
         low, high = torch.where(excess <= 0, ell, low), torch.where(excess >= 0, ell, high)
         middle = low + (high - low) / 2
-        done = done | (excess.abs() <= 4 * eps * total) | (middle <= low) | (middle >= high)
+        done = done | (excess.abs() <= tolerance) | (middle <= low) | (middle >= high)
         if steps == BRACKET_CAP or bool(done.all()):
             break
         solvable = (target > 0) & (free_sum > 0) & (slope < torch.inf)
@@ -147,7 +149,7 @@ def bracketed(d: Tensor, alpha: Tensor, low: Tensor, total: Tensor, *, capped: b
         trusted = solvable & (trial > low) & (trial < high) & (steps % 3 != 0)
         ell = torch.where(done, ell, torch.where(trusted, trial, middle))
     p = torch.where(at_cap, 1.0, ell.exp() * free)
-    rough = excess.abs() > 4 * eps * total
+    rough = excess.abs() > tolerance
     if bool(rough.any()):
         ends = [_capped(d, end, alpha, capped) for end in (low, high)]
         below, above = (torch.where(c, 1.0, e.exp() * r) for (r, c), e in zip(ends, (low, high), strict=True))
