@@ -162,7 +162,8 @@ def test_mnist_in_ten_epochs(row: str, tmp_path: Path) -> None:
     member = next(m for m in plan.make_plan(recipe, "ssvae", "mnist", {"seed": 43}).members if m.row == row)
     result = recipe.train(member.config, tmp_path)
     assert result.value > 0.93
-    assert result.metrics["rows"] == 10 if row == "dense" else result.metrics["rows"] < 2
+    # Of softmax only probabilities that underflow are left out.
+    assert 9.5 < result.metrics["rows"] <= 10 if row == "dense" else result.metrics["rows"] < 2
 
 
 def test_values_that_make_no_sense() -> None:

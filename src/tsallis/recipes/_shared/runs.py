@@ -7,20 +7,16 @@ is finished.
 
 from __future__ import annotations
 
-import os
-import platform
-import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import torch
 from filelock import FileLock, Timeout
 
-from .config import RunConfig, plain
+from .config import plain
+from .environment import record
 from .files import RunError, explained, read_json, read_table, read_yaml, write_json, write_yaml
 from .plan import FILE, Member, Plan
 
@@ -113,7 +109,7 @@ def execute(recipe: ModuleType, plan: Plan, folder: Path, report: Callable[[str]
                 report(f"{label}: finished before")
                 continue
             write_yaml(place / CONFIG, plain(member.config))
-            if note := _environment(place, member.config):
+            if note := record(place / ENVIRONMENT, member.config):
                 report(f"{label}: {note}")
             result: Result = recipe.train(member.config, place)
             _finish(plan, member, result, place)
@@ -165,43 +161,3 @@ def members(folder: Path) -> tuple[list[Run], list[str]]:
         raise RunError(f"{folder / FILE}: {error!r}", "a file written by tsallis run", "Run again") from error
     done = [p for p in places if (p / RESULT).exists()]
     return [read_run(p) for p in done], [p.name for p in places if p not in done]
-
-
-def _environment(place: Path, config: RunConfig) -> str:
-    """Write environment.json; says what changed since the run was started, as results may then differ."""
-    packages = ("tsallis", "torch", "numpy", "lightning")
-    now: dict[str, Any] = {
-        "python": platform.python_version(),
-        **{name: _version(name) for name in packages},
-        "commit": _commit(),
-        "platform": platform.platform(),
-        "threads": torch.get_num_threads(),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine(),
-        "accelerator": config.accelerator,
-        "seed": config.seed,
-    }
-    path = place / ENVIRONMENT
-    before = read_json(path) if path.exists() else now
-    write_json(path, now)
-    changed = [f"{key} {before.get(key)} -> {value}" for key, value in now.items() if before.get(key) != value]
-    return f"goes on with other {', '.join(changed)}; the result may differ from one in one go" if changed else ""
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"
-
-
-def _commit() -> str:
-    """The commit of the source in use, if it is a checkout."""
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
-    try:
-        done = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=40"],
-            cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10, check=False, env=environment,
-        )  # fmt: skip
-    except (OSError, subprocess.TimeoutExpired):
-        return "unknown"
-    return done.stdout.strip() or "unknown"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import sys
 
 from rich import box
 from rich.console import Console
@@ -38,12 +39,13 @@ def titles(runs: list[Run]) -> str:
 
 def show(rows: list[Row], title: str, note: str = "") -> str:
     """The table as text, as wide as the terminal, between its title and a note on its columns."""
-    table = Table(box=box.SIMPLE_HEAD)
+    table = Table(box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
     for number, column in enumerate(rows[0]):
         table.add_column(column, justify="left" if number == 0 else "right", overflow="fold")
     for row in rows:
         table.add_row(*(Text(cell) for cell in row.values()))
-    console = Console()
+    # Into a file or a pipe there is no width to keep to.
+    console = Console() if sys.stdout.isatty() else Console(width=160)
     with console.capture() as captured:
         console.print(Text(title, style="bold"), table, Text(note, style="dim"), sep="")
     return captured.get().rstrip()

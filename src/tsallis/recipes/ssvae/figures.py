@@ -51,6 +51,7 @@ def _curves(runs: list[Run], name: str, label: str, adjust: Callable[[Axes], Non
         ax.fill_between(epochs, values.min(0), values.max(0), color=line.get_color(), alpha=0.2, linewidth=0)
     adjust(ax)
     ax.set_xlabel("epoch")
+    ax.xaxis.get_major_locator().set_params(integer=True)
     ax.set_ylabel(label)
     ax.grid(alpha=0.3)
     ax.legend()
