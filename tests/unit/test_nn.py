@@ -95,8 +95,11 @@ def test_alpha_ends_and_errors() -> None:
 def test_errors_name_the_parameter() -> None:
     with pytest.raises(ParameterError, match="k in"):
         ts.nn.Budget()
-    with pytest.raises(ParameterError, match="'beta'"):
-        ts.nn.Entmax(beta=1.0)
+    for made in (ts.nn.Entmax, lambda **params: ts.nn.FenchelYoungLoss("entmax", **params)):
+        with pytest.raises(ParameterError, match="'beta'"):
+            made(beta=1.0)
+    with pytest.raises(ParameterError, match="k in"):
+        ts.nn.FenchelYoungLoss("budget")
     with pytest.raises(ParameterError, match=r"nn\.Parameter"):
         ts.nn.Entmax(alpha=torch.tensor(1.5, requires_grad=True))
 

@@ -3,7 +3,7 @@
 Importing this package registers the laws; `check` runs them on one mapping, `cases` lists them for a test runner.
 """
 
-from . import derived, extremes, gradients, laws, rows, transforms
+from . import derived, doors, extremes, gradients, laws, rows, transforms
 from .harness import LAWS, CheckFailed, Law, Setting, cases, settings
 from .inputs import FAMILIES, draw
 from .run import Report, check
@@ -18,6 +18,7 @@ __all__ = [
     "cases",
     "check",
     "derived",
+    "doors",
     "draw",
     "extremes",
     "gradients",

@@ -36,7 +36,9 @@ def require_close(actual: Tensor, expected: Tensor, tolerance: float, what: str)
     require(gap <= tolerance, f"{what}: differs by {gap:.3g}, tolerance {tolerance:.3g}")
 
 
-def require_raises(action: Callable[[], object], error: type[Exception], what: str) -> None:
+def require_raises(
+    action: Callable[[], object], error: type[Exception] | tuple[type[Exception], ...], what: str
+) -> None:
     """Fail unless the action raises the error with a message in three parts."""
     try:
         action()
