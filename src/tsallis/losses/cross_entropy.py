@@ -107,7 +107,8 @@ def entmax_loss(
         ShapeError: target, weight or alpha do not fit the logits, or there is no class.
 
     Differentiability:
-        any order in z, alpha and probability targets; the Hessian in z is the Jacobian of entmax.
+        any order in z, alpha and probability targets; the Hessian in z is the Jacobian of entmax. First order in a
+        program made by `torch.export`.
 
     Complexity:
         one entmax and two passes. Memory: one saved tensor.

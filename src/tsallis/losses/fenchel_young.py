@@ -54,7 +54,8 @@ def fenchel_young_loss(
             entropy is not finite), shapes that do not fit, or no class.
 
     Differentiability:
-        any order in z, in the target and in the parameters; the Hessian in z is the mapping's Jacobian.
+        any order in z, in the target and in the parameters; the Hessian in z is the mapping's Jacobian. First order in
+        a program made by `torch.export`.
 
     Complexity:
         the mapping's, plus two passes.

@@ -94,7 +94,7 @@ def budget(
 
     Differentiability:
         any order in z, k and alpha, forward and reverse mode. Where no entry lies strictly between 0 and 1 the
-        derivative is 0 by convention.
+        derivative is 0 by convention. For large alpha it may be beyond the range of the dtype: then it is infinite.
 
     Complexity:
         O(n log n) per row, one sort, then O(n) per sweep. Memory: one saved tensor.

@@ -80,7 +80,7 @@ def entmax(
 
     Differentiability:
         any order in z and alpha, forward and reverse mode. Derivatives of second order are unbounded as p_i -> 0 for
-        1.5 < alpha < 2.
+        1.5 < alpha < 2. For large alpha the derivative may be beyond the range of the dtype: then it is infinite.
 
     Complexity:
         O(n) per row and sweep; at most 9 sweeps for alpha <= 2. Memory: one saved tensor, as softmax.
