@@ -29,6 +29,8 @@ class RunConfig:
         nodes: number of machines.
         strategy: how several devices work together: auto, ddp, fsdp, ...
         precision: of the arithmetic.
+        threads: of torch on the CPU; null leaves its own choice. Small models gain nothing from more than one, and on a
+            busy machine threads that wait for each other lose much.
         checkpoint_minutes: at most so many minutes between two checkpoints; there is one after every epoch too
             (epochs of less than five seconds share one).
     """
@@ -40,12 +42,14 @@ class RunConfig:
     nodes: int = 1
     strategy: str = "auto"
     precision: Literal["32-true", "64-true", "bf16-mixed", "16-mixed"] = "32-true"
+    threads: int | None = None
     checkpoint_minutes: float = 5.0
 
     def __post_init__(self) -> None:
         self._require("seed", self.seed >= 0, "0 or more")
         self._require("devices", self.devices >= 1, "at least 1")
         self._require("nodes", self.nodes >= 1, "at least 1")
+        self._require("threads", self.threads is None or self.threads >= 1, "at least 1, or null")
         self._require("checkpoint_minutes", self.checkpoint_minutes >= 0, "0 or more")
 
     def _require(self, name: str, holds: bool, expected: str) -> None:

@@ -23,7 +23,7 @@ def record(path: Path, config: RunConfig) -> str:
         **{name: _version(name) for name in packages},
         "commit": _commit(),
         "platform": platform.platform(),
-        "threads": torch.get_num_threads(),
+        "threads": config.threads or torch.get_num_threads(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine(),
         "accelerator": config.accelerator,
         "seed": config.seed,

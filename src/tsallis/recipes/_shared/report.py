@@ -19,7 +19,8 @@ body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto
 h1 { font-size: 1.5rem } h2 { font-size: 1.15rem; margin-top: 2.2rem }
 table { border-collapse: collapse; display: block; overflow-x: auto }
 th, td { padding: .35rem .8rem; text-align: right; border-bottom: 1px solid #ddd; font-variant-numeric: tabular-nums }
-td { white-space: nowrap } th:first-child, td:first-child { text-align: left } thead th { border-bottom: 2px solid #888 }
+td { white-space: nowrap }
+th:first-child, td:first-child { text-align: left } thead th { border-bottom: 2px solid #888 }
 figure { margin: 1.5rem 0 } figure img { max-width: 100% } figcaption { color: #555; font-size: .9rem }
 .warning { background: #fff3cd; border-left: 4px solid #d39e00; padding: .5rem 1rem }
 @media (prefers-color-scheme: dark) {

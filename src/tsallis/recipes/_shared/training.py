@@ -66,7 +66,7 @@ def fit(
     last = LastCheckpoint(folder / LAST, config.checkpoint_minutes)
     trainer = _trainer(config, label, epochs, [StepSeeds(config.seed), *callbacks, history, best, last])
     resumed = str(last.path) if last.path.exists() else None
-    with _surroundings(), _interruptible(trainer):
+    with _surroundings(config), _interruptible(trainer):
         try:
             trainer.fit(module, train, validation, ckpt_path=resumed, weights_only=True if resumed else None)
         except (RuntimeError, EOFError, KeyError) as error:
@@ -80,14 +80,14 @@ def fit(
 def evaluate(config: RunConfig, module: LightningModule, test: Loader, label: str) -> dict[str, float]:
     """Means of what the module's test steps log."""
     trainer = _trainer(config, label, None, [StepSeeds(config.seed)])
-    with _surroundings(), _interruptible(trainer):
+    with _surroundings(config), _interruptible(trainer):
         (measured,) = trainer.test(module, test, verbose=False)
     return {name: float(value) for name, value in measured.items()}
 
 
 def _trainer(config: RunConfig, label: str, epochs: int | None, callbacks: list[Callback]) -> Trainer:
     drawn = sys.stderr.isatty() and sys.stdout.isatty()
-    with _surroundings():
+    with _surroundings(config):
         try:
             return Trainer(
                 max_epochs=epochs,
@@ -125,13 +125,15 @@ def _bar(label: str) -> RichProgressBar:
 
 
 @contextmanager
-def _surroundings() -> Iterator[None]:
+def _surroundings(config: RunConfig) -> Iterator[None]:
     """Without the Trainer's advertisements and hints, and with the process-wide switches as they were afterwards."""
     deterministic = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric", "lightning")]
     levels = [logger.level for logger in loggers]
+    threads = torch.get_num_threads()
     try:
+        torch.set_num_threads(config.threads or threads)
         for logger in loggers:
             logger.setLevel(logging.ERROR)
         with warnings.catch_warnings():
@@ -142,6 +144,7 @@ def _surroundings() -> Iterator[None]:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
         torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+        torch.set_num_threads(threads)
 
 
 @contextmanager
