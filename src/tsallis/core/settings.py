@@ -56,8 +56,8 @@ def use_backend(name: str | None) -> Restore[str | None]:
 def debug_checks(enabled: bool) -> Restore[bool]:
     """Raise `NumericalError` whenever a row comes out as NaN, naming the reason. Off by default: it reads the device.
 
-    Holds for mappings and losses. Inside compiled code and `torch.func` transforms nothing can be read: it has no effect
-    there. Usable as a statement or in a ``with`` block.
+    Holds for mappings and losses. Inside compiled code and `torch.func` transforms nothing can be read, and it has no
+    effect. Usable as a statement or in a ``with`` block.
 
     Example:
         >>> import torch, tsallis as ts
