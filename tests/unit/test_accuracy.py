@@ -59,7 +59,7 @@ def test_backward_error_above_two_and_a_half(alpha: float, name: str, dtype: tor
     """There p is not Lipschitz in z: what can be asked is that p solves a problem an ulp away, and sums to one."""
     for n in (2, 20, 1000):
         z = draw(name, 2, n, seed=seed)
-        for scale in SCALES:
+        for scale in SCALES[::2]:
             _solves_a_problem_an_ulp_away((z * scale).to(dtype), alpha)
 
 

@@ -46,7 +46,7 @@ def _lists(z: torch.Tensor) -> tuple[list[float], list[float]]:
 @pytest.mark.parametrize("dtype", VALUE)
 @pytest.mark.parametrize("scale", [0.1, 1.0, 10.0])
 @pytest.mark.parametrize("alpha", [0.5, 1.0, 1.0 + 1e-7, 1.5, 2.0, 2.5])
-@pytest.mark.parametrize(("n", "k"), [(5, 0.25), (5, 1.0), (5, 2.3125), (20, 19.5), (20, 7.0)])
+@pytest.mark.parametrize(("n", "k"), [(5, 0.25), (5, 1.0), (5, 2.3125), (12, 11.5)])
 def test_budget(n: int, k: float, alpha: float, scale: float, dtype: torch.dtype) -> None:
     z = draw("normal", 1, n).mul(scale).to(dtype)[0]
     values = {"k": torch.tensor(k, dtype=dtype), "alpha": torch.tensor(alpha, dtype=dtype)}
@@ -79,8 +79,8 @@ SEEDS = [0, *(pytest.param(seed, marks=pytest.mark.full) for seed in range(1, 6)
 
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("dtype", VALUE)
-@pytest.mark.parametrize("alpha", [3.0, 12.0, 20.0, 300.0, 1000.0])
-@pytest.mark.parametrize("k", [0.25, 1.7, 2.3, 17.5])
+@pytest.mark.parametrize("alpha", [3.0, 20.0, 1000.0])
+@pytest.mark.parametrize("k", [0.25, 2.3, 17.5])
 def test_steep_budget(k: float, alpha: float, dtype: torch.dtype, seed: int) -> None:
     """Above 2.5 p is not Lipschitz in z: it solves a problem an ulp away, and the constraints hold to rounding."""
     eps, a = torch.finfo(dtype).eps, alpha - 1

@@ -28,14 +28,12 @@ def large_parameters(setting: Setting) -> None:
     """With parameters of 10 to 1000 p is finite and feasible, beats the linear optimum (so it tends to it where Omega
     vanishes), and is constant in directions that shift all scores.
     """
+    cases = ((6, 1e-2, torch.float64), (6, 1.0, torch.float32), (65, 1.0, torch.float64), (65, 1e-2, torch.float32))
     for large in large_settings(setting):
         for name in FAMILIES:
-            for n in (6, 65):
-                for dtype in (torch.float64, torch.float32):
-                    for scale in (1e-2, 1.0):
-                        _check_value(
-                            large, draw(name, ROWS, n, dtype=dtype) * scale, f"{large}, {name}, n={n}, {dtype}"
-                        )
+            for n, scale, dtype in cases:
+                z = draw(name, ROWS, n, dtype=dtype) * scale
+                _check_value(large, z, f"{large}, {name} times {scale:g}, n={n}, {dtype}")
 
 
 def _check_value(setting: Setting, z: Tensor, where: str) -> None:
@@ -62,10 +60,9 @@ def large_parameters_gradients(setting: Setting) -> None:
     seen = 0
     for large in large_settings(setting):
         for name in FAMILIES:
-            for dtype in (torch.float64, torch.float32):
-                for scale in (1e-2, 1.0):
-                    z = (draw(name, ROWS, 6, dtype=dtype) * scale).requires_grad_()
-                    seen += _check_gradient(large, z, f"{large}, {name}, {dtype}")
+            for scale, dtype in ((1e-2, torch.float64), (1e-2, torch.float32), (1.0, torch.float32)):
+                z = (draw(name, ROWS, 6, dtype=dtype) * scale).requires_grad_()
+                seen += _check_gradient(large, z, f"{large}, {name} times {scale:g}, {dtype}")
     require(seen > 0 or not list(large_settings(setting)), "no finite gradient but zero: the check would be vacuous")
 
 
