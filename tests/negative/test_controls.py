@@ -10,9 +10,12 @@ from torch import Tensor
 
 from tsallis.core import dispatch, registry
 from tsallis.core.domains import Simplex
-from tsallis.core.mapping import Mapping, Solved
+from tsallis.core.mapping import Mapping, SeparableMapping, Solved
+from tsallis.core.numerics import safe_pow
 from tsallis.kernels.reference import rows
+from tsallis.mappings.budget import Budget
 from tsallis.mappings.entmax import Entmax
+from tsallis.mappings.normmax import Normmax
 from tsallis.mappings.sparsemax import Sparsemax
 from tsallis.testing import LAWS, Setting, check
 from tsallis.testing.harness import CheckFailed, settings
@@ -93,6 +96,49 @@ class UnstableCurvature(Sparsemax):
 )
 def test_a_wrong_mapping_is_rejected(mapping: Mapping, laws: set[str]) -> None:
     assert laws <= rejected_by(mapping)
+
+
+class OverflowingWeights(Entmax):
+    """Divides weights by their sum, which for large alpha is inf/inf."""
+
+    name = "overflowing_weights"
+
+    def share(self, p: Tensor, **params: Tensor) -> Tensor:
+        return SeparableMapping.share(self, p, **params)
+
+
+class UnderflowingNorm(Normmax):
+    """The norm as it is written down: for large alpha every p^alpha is 0."""
+
+    name = "underflowing_norm"
+
+    def omega(self, p: Tensor, **params: Tensor) -> Tensor:
+        alpha = params["alpha"]
+        return (safe_pow(p, alpha).sum(-1, keepdim=True) ** (1 / alpha) - 1).squeeze(-1)
+
+
+class LostSum(Budget):
+    """Loses what the cap cuts off, as rescaling and clamping does."""
+
+    name = "lost_sum"
+
+    def solve(self, z: Tensor, **params: Tensor) -> Solved:
+        solved = super().solve(z, **params)
+        return solved._replace(p=(solved.p * (1 + 1e-12 * params["alpha"])).clamp_max(1))
+
+
+@pytest.mark.parametrize(
+    ("mapping", "law", "message"),
+    [
+        (OverflowingWeights(), "large_parameters_gradients", "NaN in the gradient"),
+        (UnderflowingNorm(), "large_parameters", "linear optimum is better"),
+        (LostSum(), "large_parameters", "constraint violated"),
+    ],
+    ids=lambda x: x.name if isinstance(x, Mapping) else "",
+)
+def test_faults_at_large_parameters_are_rejected(mapping: Mapping, law: str, message: str) -> None:
+    with registry.registered(mapping), pytest.raises(CheckFailed, match=message):
+        LAWS[law].check(next(settings(mapping)))
 
 
 def test_a_wrong_exemption_is_not_silent() -> None:

@@ -19,6 +19,7 @@ Rows are along the last dimension; ``d`` may contain -inf (masked). Parameters h
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -54,17 +55,18 @@ def multiplier(ell: Tensor, alpha: Tensor) -> Tensor:
 
 
 def _ratios(d: Tensor, ell: Tensor, alpha: Tensor) -> Tensor:
-    """p_i / P = [1 + a d_i / P^a]^(1/a). For large alpha P^-a may overflow.
-
-    Then entries below P vanish, those equal to it stay, and above it (only with caps) the 1 is lost beside the rest:
-    p_i = (a d_i)^(1/a).
-    """
+    """p_i / P = [1 + a d_i / P^a]^(1/a) of entries that are not at a cap."""
     a = alpha - 1
     stretched = torch.where(d == 0, 0.0, d * (-a * ell).exp())
-    over = a * stretched == torch.inf
-    y = tsallis_exp(torch.where(over, 0.0, stretched), alpha)
-    lost = torch.where(over, a * d, 1.0).log() / torch.where(over, a, 1.0) - ell
-    return torch.where(over, lost.exp(), y)
+    # For large alpha P^-a may overflow. Then entries below P vanish, and those equal to it stay, as they should.
+    steep = -a * ell > math.log(torch.finfo(d.dtype).max) - 1
+    if not bool(steep.any()):
+        return tsallis_exp(stretched, alpha)
+    # Above P, which only a cap allows, the bracket is 1 + e^t with a large t.
+    above = steep & (d > 0)
+    t = torch.where(above, a * d, 1.0).log() - a * ell
+    raised = (torch.logaddexp(t, torch.zeros_like(t)) / torch.where(above, a, 1.0)).exp()
+    return torch.where(above, raised, tsallis_exp(torch.where(above, 0.0, stretched), alpha))
 
 
 def _step(ratio_sum: Tensor, slope_sum: Tensor, log_s: Tensor, a: Tensor) -> Tensor:
