@@ -11,6 +11,7 @@ from tsallis import recipes
 from tsallis.core.errors import RegistryError
 from tsallis.recipes._shared import plan
 from tsallis.recipes._shared.config import ConfigError, RunConfig, build, checked, options, plain
+from tsallis.recipes._shared.files import RunError
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ PRESETS = {
     "default": {
         "title": "T",
         "config": {"rate": 0.5},
+        "method": "cap",
         "rows": {"one": {"set": {"cap": 1, "rate": 0.1}, "published": {"text": "9"}}, "two": {"set": {"cap": 2}}},
         "seeds": [7, 8],
     },
@@ -82,13 +84,20 @@ def test_a_plan_is_every_row_with_every_seed(planned) -> None:
     ]
 
 
-def test_an_option_chooses_rows_or_replaces_their_value(planned) -> None:
+def test_a_method_chooses_rows_and_other_options_replace_values(planned) -> None:
     assert planned(seed=3) == [("one", 1, 0.1, 3, True), ("two", 2, 0.5, 3, False)]
     assert planned(seed=3, cap=2) == [("two", 2, 0.5, 3, False)]
-    # Published figures belong to the published value.
-    assert planned(seed=3, rate=0.3) == [("one, rate=0.3", 1, 0.3, 3, False), ("two, rate=0.3", 2, 0.3, 3, False)]
-    assert planned(seed=3, cap=5) == [("one, cap=5", 5, 0.1, 3, False), ("two, cap=5", 5, 0.5, 3, False)]
-    assert planned(seed=3, cap=5, rate=0.3) == [("rate=0.3, cap=5", 5, 0.3, 3, False)]
+    assert planned(seed=3, cap=1, threads=2) == [("one", 1, 0.1, 3, True)]
+    # A value of which no row knows takes what holds for all rows; published figures belong to the published values.
+    assert planned(seed=3, cap=5) == [("cap=5", 5, 0.5, 3, False)]
+    assert planned(seed=3, rate=0.3) == [("one", 1, 0.3, 3, False), ("two", 2, 0.3, 3, False)]
+    assert planned(seed=3, cap=5, rate=0.3) == [("cap=5", 5, 0.3, 3, False)]
+
+
+def test_what_was_changed_stands_in_the_title() -> None:
+    recipe = recipes.load("ssvae")
+    titles = [plan.make_plan(recipe, "ssvae", "paper", given).title for given in ({}, {"epochs": 3, "threads": 1})]
+    assert titles[1] == titles[0] + " (epochs=3)"
 
 
 def test_recipes_have_what_the_command_line_asks_for() -> None:
@@ -113,4 +122,6 @@ def test_a_plan_survives_its_file(tmp_path) -> None:
     made = plan.make_plan(recipe, "ssvae", "paper", {"epochs": 3})
     made.save(tmp_path)
     assert plan.Plan.load(tmp_path, recipe) == made
-    assert plan.recipe_of(tmp_path) == "ssvae"
+    (tmp_path / "run.yaml").write_text((tmp_path / "run.yaml").read_text().replace("recipe: ssvae", "recipe: other"))
+    with pytest.raises(RunError, match=r"is a run of other\. Expected ssvae"):
+        plan.Plan.load(tmp_path, recipe)

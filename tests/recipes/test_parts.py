@@ -104,6 +104,12 @@ def test_processes_share_the_batches_out(monkeypatch: pytest.MonkeyPatch) -> Non
         taken.append([batch.tolist() for batch in Loader(lambda i: i, 10, 3, seed=1)])
     assert [len(batches) for batches in taken] == [2, 2, 2]  # 4 batches, and 2 again so that all have the same number
     assert {i for batches in taken for batch in batches for i in batch} == set(range(10))
+    evaluated = []
+    for rank in range(3):
+        monkeypatch.setattr(loading, "_world", lambda r=rank: (r, 3))
+        evaluated += [batch.tolist() for batch in Loader(lambda i: i, 10, 3)]
+    assert sorted(chain(*evaluated)) == list(range(10))
+    assert len(evaluated) == 4
 
 
 def _idx(path: Path, shape: tuple[int, ...], packed: bool = True) -> bytes:

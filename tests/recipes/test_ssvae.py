@@ -13,7 +13,8 @@ import torch
 
 from tsallis.recipes._shared import plan
 from tsallis.recipes._shared.config import ConfigError, build
-from tsallis.recipes._shared.datasets import split_hash
+from tsallis.recipes._shared.datasets import DataError, split_hash
+from tsallis.recipes._shared.files import RunError
 from tsallis.recipes.ssvae import recipe
 from tsallis.recipes.ssvae.config import Config
 from tsallis.recipes.ssvae.data import load
@@ -130,17 +131,17 @@ def test_smoke(smoke) -> None:
     assert 1 <= sparse.metrics["support"] < 10
     assert dense.split == sparse.split == load(Config()).hash
     assert {p.name for p in (folder / SMOKE[0].name).iterdir()} == {
-        *("checkpoints", "metrics.csv", "model.safetensors", "samples.safetensors", "warm"),
+        *("checkpoints", "metrics.csv", "model.safetensors", "samples.safetensors"),
     }
 
 
 def test_the_same_seed_gives_the_same_result(smoke, tmp_path: Path) -> None:
     results, _, folder = smoke
     sparse = next(m for m in SMOKE if m.row == "sparse")
-    again = recipe.train(sparse.config, tmp_path)
+    again = recipe.train(sparse.config, tmp_path / "again")
     assert replace(again, seconds=0) == replace(results["sparse"], seconds=0)
     for name in ("metrics.csv", "model.safetensors", "samples.safetensors"):
-        assert (tmp_path / name).read_bytes() == (folder / sparse.name / name).read_bytes()
+        assert (tmp_path / "again" / name).read_bytes() == (folder / sparse.name / name).read_bytes()
     other = recipe.train(replace(sparse.config, seed=1), tmp_path / "other")
     assert other.metrics["elbo"] != again.metrics["elbo"]
 
@@ -153,6 +154,38 @@ def test_a_finished_training_is_not_trained_again(smoke) -> None:
     assert (folder / member.name / "metrics.csv").stat().st_mtime_ns == before
 
 
+def test_a_training_is_deterministic_and_leaves_the_process_as_it_was(smoke, tmp_path, monkeypatch) -> None:
+    seen: list[tuple[bool, int]] = []
+    step = Training.training_step
+
+    def watched(self, batch, number):
+        seen.append((torch.are_deterministic_algorithms_enabled(), torch.get_num_threads()))
+        return step(self, batch, number)
+
+    monkeypatch.setattr(Training, "training_step", watched)
+    threads = torch.get_num_threads()
+    recipe.train(replace(SMOKE[0].config, epochs=1, threads=3), tmp_path / "run")
+    assert set(seen) == {(True, 3)}
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert torch.get_num_threads() == threads
+
+
+def test_a_training_that_diverges_is_no_result(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"the training diverged\. Expected finite losses\. Try a smaller learning rate"):
+        recipe.train(replace(SMOKE[1].config, lr=1e8, warm_epochs=0), tmp_path / "run")
+
+
+def test_labels_that_are_no_classes(tmp_path: Path) -> None:
+    for name, shape in (("train-images", (60000, 28, 28)), ("train-labels", (60000,)), ("t10k-labels", (10000,))):
+        header = bytes([0, 0, 8, len(shape)]) + b"".join(n.to_bytes(4, "big") for n in shape)
+        path = tmp_path / "mnist" / f"{name}-idx{len(shape)}-ubyte"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(header + bytes(int(np.prod(shape))))
+    (tmp_path / "mnist" / "t10k-images-idx3-ubyte").write_bytes(b"")
+    with pytest.raises(DataError, match=r"train-labels-idx1-ubyte: classes \[0\]\. Expected all of 0 to 9"):
+        load(Config(dataset="mnist", data_dir=str(tmp_path)))
+
+
 @pytest.mark.data
 @pytest.mark.full
 @pytest.mark.timeout(3000)
@@ -160,7 +193,7 @@ def test_a_finished_training_is_not_trained_again(smoke) -> None:
 @pytest.mark.parametrize("row", ["dense", "sparse"])
 def test_mnist_in_ten_epochs(row: str, tmp_path: Path) -> None:
     member = next(m for m in plan.make_plan(recipe, "ssvae", "mnist", {"seed": 43}).members if m.row == row)
-    result = recipe.train(member.config, tmp_path)
+    result = recipe.train(member.config, tmp_path / "run")
     assert result.value > 0.93
     # Of softmax only probabilities that underflow are left out.
     assert 9.5 < result.metrics["rows"] <= 10 if row == "dense" else result.metrics["rows"] < 2
@@ -176,6 +209,7 @@ def test_values_that_make_no_sense() -> None:
         ({"dataset": "cifar"}, "dataset=cifar. Expected "),
         ({"estimator": "nonsense"}, "estimator='nonsense'. Expected .*sparsemax"),
         ({"estimator": "budget"}, "estimator='budget'. Expected .*sparsemax"),
+        ({"precision": "64-true"}, "precision=64-true. Expected "),
         ({"precision": "3-bit"}, "precision=3-bit. Expected "),
         ({"accelerator": "abacus"}, "accelerator=abacus. Expected "),
     ]:

@@ -21,26 +21,35 @@ def run(arguments: argparse.Namespace) -> int:
     recipes.require_extra()
     from ..recipes._shared import report, runs, tables
 
-    finished: list[runs.Run] = []
+    finished: dict[Path, runs.Run] = {}
     unfinished: list[str] = []
     for folder in arguments.runs:
         done, missing = runs.members(folder)
-        finished += done
+        finished |= {run.folder.resolve(): run for run in done}
         unfinished += [str(folder / name) for name in missing]
     for name in unfinished:
         print(f"{name}: not finished, left out", file=sys.stderr)
     if not finished:
         raise TsallisError("No finished run", "at least one", "Go on with: tsallis run RECIPE --resume RUN")
-    names = list(dict.fromkeys(run.result["recipe"] for run in finished))
+    names = list(dict.fromkeys(run.result["recipe"] for run in finished.values()))
     if len(names) > 1:
         raise TsallisError(f"Runs of {', '.join(names)}", "runs of one recipe", "Report them one after the other")
-    recipe = recipes.load(names[0])
-    rows, title = recipe.table(finished), tables.titles(finished)
+    recipe, chosen = recipes.load(names[0]), list(finished.values())
     note = getattr(recipe, "NOTE", "")
+    try:
+        rows, title = recipe.table(chosen), tables.titles(chosen)
+        figures = recipe.figures(chosen) if hasattr(recipe, "figures") else {}
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        if isinstance(error, TsallisError):
+            raise
+        raise TsallisError(
+            f"Files of a run do not hold what {names[0]} shows ({error!r})",
+            "files as tsallis run wrote them",
+            "Run again",
+        ) from error
     print(tables.show(rows, title, note))
-    figures = recipe.figures(finished) if hasattr(recipe, "figures") else {}
     page = report.write_page(
-        arguments.out or arguments.runs[0] / "report", names[0], title, rows, finished, unfinished, note, figures
+        arguments.out or arguments.runs[0] / "report", names[0], title, rows, chosen, unfinished, note, figures
     )
     print(f"\n{page}")
     return 0

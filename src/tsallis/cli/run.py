@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -28,21 +28,21 @@ def describe(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     """Train all rows and seeds of a preset, or what is left of a run."""
     recipe = recipes.load(arguments.recipe)
-    from ..recipes._shared import plan, runs, tables
+    from ..recipes._shared import files, plan, runs, tables
 
     given = _parse(recipe, arguments.recipe, rest)
     preset, resume, out = (given.pop(name, None) for name in ("preset", "resume", "out"))
-    if resume is not None:
-        if given or preset or out:
-            raise TsallisError(
-                f"--resume with {', '.join('--' + k for k in given) or '--preset or --out'}",
-                "no other option: the run's own configuration is used",
-                "Leave the others out",
-            )
-        folder = Path(resume)
+    if resume is not None and (given or preset or out):
+        raise TsallisError(
+            f"--resume with {', '.join('--' + k for k in given) or '--preset or --out'}",
+            "no other option: the run's own configuration is used",
+            "Leave the others out",
+        )
+    # A process that was launched for another device finds its folder where the first process put it.
+    place = resume or (None if files.first_process() else os.environ.get(runs.FOLDER))
+    if place is not None:
+        folder = Path(place)
         work = plan.Plan.load(folder, recipe)
-        if work.recipe != arguments.recipe:
-            raise TsallisError(f"{folder} is a run of {work.recipe}", arguments.recipe, "Name the other recipe")
     else:
         work = plan.make_plan(recipe, arguments.recipe, preset or "default", given)
         folder = runs.new_folder(Path(out) if out else None, f"{work.recipe}-{work.preset}")
@@ -53,9 +53,24 @@ def run(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     except KeyboardInterrupt:
         _say(f"\ninterrupted; to go on: tsallis run {work.recipe} --resume {folder}")
         return 130
-    print(tables.show(recipe.table(finished), tables.titles(finished), getattr(recipe, "NOTE", "")))
-    _say(f"\nFigures: tsallis report {folder}")
+    except (TsallisError, OSError):
+        if place is None:
+            runs.discard(folder)
+        raise
+    except (MemoryError, OverflowError, RuntimeError) as error:
+        if not _too_large(error):
+            raise
+        reason = str(error).splitlines()[0] if str(error) else "out of memory"
+        raise TsallisError(reason, "a model and a batch that fit into memory", "Choose smaller ones") from error
+    if finished:
+        print(tables.show(recipe.table(finished), tables.titles(finished), getattr(recipe, "NOTE", "")))
+        _say(f"\nFigures: tsallis report {folder}")
     return 0
+
+
+def _too_large(error: Exception) -> bool:
+    words = ("allocate memory", "out of memory", "storage size", "overflow", "too large")
+    return isinstance(error, MemoryError | OverflowError) or any(word in str(error).lower() for word in words)
 
 
 def _parse(recipe: ModuleType, name: str, words: Sequence[str]) -> dict[str, Any]:
@@ -87,7 +102,7 @@ def _parse(recipe: ModuleType, name: str, words: Sequence[str]) -> dict[str, Any
 
 
 def _preset_in(words: Sequence[str]) -> str:
-    return next((b for a, b in pairwise(words) if a == "--preset"), "default")
+    return re.findall(r"--preset[= ](\S+)", " ".join(words) + " --preset default")[0]
 
 
 def _help(parser: ArgumentParser, recipe: ModuleType, name: str, preset: str) -> str:
@@ -103,4 +118,5 @@ def _help(parser: ArgumentParser, recipe: ModuleType, name: str, preset: str) ->
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        print(text, file=sys.stderr, flush=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import sys
 import time
 from pathlib import Path
@@ -13,7 +14,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from .files import write, write_table, write_weights
+from .files import RunError, write, write_table, write_weights
 from .seeding import seed_all
 
 
@@ -66,15 +67,22 @@ class History(Callback):
         n = outputs["examples"]
         self.examples += n
         for name, value in outputs["metrics"].items():
-            self.sums[name] = self.sums.get(name, 0.0) + torch.as_tensor(value).detach().double() * n
+            value = torch.as_tensor(value).detach()
+            value = value.float() if value.device.type == "mps" else value.double()  # MPS has no float64
+            self.sums[name] = self.sums.get(name, 0.0) + value * n
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         means = {f"train/{name}": float(total) / self.examples for name, total in self.sums.items()}
         self.sums, self.examples = {}, 0
         measured = {name: float(value) for name, value in sorted(trainer.callback_metrics.items())}
+        if lost := [name for name, value in (means | measured).items() if not math.isfinite(value)]:
+            raise RunError(
+                f"{', '.join(lost)} not finite in epoch {trainer.current_epoch + 1}: the training diverged",
+                "finite losses",
+                "Try a smaller learning rate",
+            )
         self.rows.append({"epoch": trainer.current_epoch + 1, "step": trainer.global_step, **means, **measured})
-        if trainer.is_global_zero:
-            write_table(self.path, self.rows)
+        write_table(self.path, self.rows)
 
     def state_dict(self) -> dict[str, Any]:
         sums = {name: float(total) for name, total in self.sums.items()}
@@ -104,13 +112,18 @@ class LastCheckpoint(Checkpoint):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         # Not after the last batch: a run resumed there would skip the validation that belongs to the epoch.
-        if time.monotonic() - self._saved >= self.interval and not trainer.is_last_batch:
+        if not trainer.is_last_batch and self._due(trainer, self.interval):
             self._save(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         finished = trainer.current_epoch + 1 == trainer.max_epochs
-        if finished or time.monotonic() - self._saved >= min(self.SHORT, self.interval):
+        if finished or self._due(trainer, min(self.SHORT, self.interval)):
             self._save(trainer)
+
+    def _due(self, trainer: Trainer, seconds: float) -> bool:
+        due = time.monotonic() - self._saved >= seconds
+        # Saving is an act of all processes: the clock of the first decides.
+        return due if trainer.world_size == 1 else bool(trainer.strategy.broadcast(due))
 
     def _save(self, trainer: Trainer) -> None:
         trainer.save_checkpoint(self.path)
@@ -137,8 +150,7 @@ class BestWeights(Callback):
         # Also the first epoch of a training that diverges at once: its weights are what there is.
         if value < self.best or self.epoch == 0:
             self.best, self.epoch = value, trainer.current_epoch + 1
-            if trainer.is_global_zero:
-                write_weights(self.path, pl_module.state_dict())
+            write_weights(self.path, pl_module.state_dict())
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best, "epoch": self.epoch}

@@ -25,9 +25,8 @@ class RunConfig:
         seed: of everything random: initial weights, order of the data, noise.
         data_dir: folder with the data sets; without it $TSALLIS_DATA, then a download.
         accelerator: what to compute on, as in Lightning's Trainer.
-        devices: number of devices on each machine.
-        nodes: number of machines.
-        strategy: how several devices work together: auto, ddp, fsdp, ...
+        devices: how many of them, of one machine; each takes its own batches, so a step sees devices times batch_size
+            examples.
         precision: of the arithmetic.
         threads: of torch on the CPU; null leaves its own choice. Small models gain nothing from more than one, and on a
             busy machine threads that wait for each other lose much.
@@ -39,16 +38,13 @@ class RunConfig:
     data_dir: str | None = None
     accelerator: Literal["auto", "cpu", "gpu", "mps"] = "auto"
     devices: int = 1
-    nodes: int = 1
-    strategy: str = "auto"
-    precision: Literal["32-true", "64-true", "bf16-mixed", "16-mixed"] = "32-true"
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     threads: int | None = None
     checkpoint_minutes: float = 5.0
 
     def __post_init__(self) -> None:
         self._require("seed", self.seed >= 0, "0 or more")
         self._require("devices", self.devices >= 1, "at least 1")
-        self._require("nodes", self.nodes >= 1, "at least 1")
         self._require("threads", self.threads is None or self.threads >= 1, "at least 1, or null")
         self._require("checkpoint_minutes", self.checkpoint_minutes >= 0, "0 or more")
 
@@ -56,6 +52,9 @@ class RunConfig:
         if not holds:
             raise ConfigError(f"{name}={getattr(self, name)!r}", expected, "Choose another value")
 
+
+# What may differ between runs of one experiment, and between a run and its continuation.
+MACHINE = ("data_dir", "accelerator", "devices", "threads", "checkpoint_minutes")
 
 C = TypeVar("C", bound=RunConfig)
 
@@ -112,3 +111,8 @@ def explain(error: ArgumentError, where: str) -> ConfigError:
 def plain(config: RunConfig) -> dict[str, Any]:
     """The values as YAML and JSON can hold them."""
     return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(config).items()}
+
+
+def experiment(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values that make an experiment: all but the seed and what belongs to the machine."""
+    return {key: value for key, value in values.items() if key not in (*MACHINE, "seed")}

@@ -16,7 +16,7 @@ from .files import read_json, write_json
 
 
 def record(path: Path, config: RunConfig) -> str:
-    """Write environment.json; says what changed since the run was started, as results may then differ."""
+    """Add what computes now to the list in environment.json; says what differs from before: results may differ too."""
     packages = ("tsallis", "torch", "numpy", "lightning")
     now: dict[str, Any] = {
         "python": platform.python_version(),
@@ -24,14 +24,25 @@ def record(path: Path, config: RunConfig) -> str:
         "commit": _commit(),
         "platform": platform.platform(),
         "threads": config.threads or torch.get_num_threads(),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine(),
-        "accelerator": config.accelerator,
+        "device": _device(config),
+        "devices": config.devices,
         "seed": config.seed,
     }
-    before = read_json(path) if path.exists() else now
-    write_json(path, now)
-    changed = [f"{key} {before.get(key)} -> {value}" for key, value in now.items() if before.get(key) != value]
-    return f"goes on with other {', '.join(changed)}; the result may differ from one in one go" if changed else ""
+    before: list[dict[str, Any]] = read_json(path) if path.exists() else []
+    if not before:
+        write_json(path, [now])
+        return ""
+    changed = [f"{key} {before[-1].get(key)} -> {value}" for key, value in now.items() if before[-1].get(key) != value]
+    if not changed:
+        return ""
+    write_json(path, [*before, now])
+    return f"goes on with other {', '.join(changed)}; the result may differ from one in one go"
+
+
+def _device(config: RunConfig) -> str:
+    if config.accelerator in ("auto", "gpu") and torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"{config.accelerator}, {platform.machine()}"
 
 
 def _version(package: str) -> str:
@@ -42,13 +53,19 @@ def _version(package: str) -> str:
 
 
 def _commit() -> str:
-    """The commit of the source in use, if it is a checkout."""
+    """The commit of the source in use, if git tracks it."""
+    source = Path(__file__)
     environment = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
-    try:
+
+    def git(*words: str) -> str:
         done = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=40"],
-            cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10, check=False, env=environment,
+            ["git", *words],
+            cwd=source.parent, capture_output=True, text=True, timeout=10, check=True, env=environment,
         )  # fmt: skip
-    except (OSError, subprocess.TimeoutExpired):
+        return done.stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", source.name)
+        return git("describe", "--always", "--dirty", "--abbrev=40")
+    except (OSError, subprocess.SubprocessError):
         return "unknown"
-    return done.stdout.strip() or "unknown"

@@ -38,8 +38,18 @@ def explained(path: Path) -> Iterator[None]:
         ) from error
 
 
+def first_process() -> bool:
+    """Whether this is the process that was started by the user, not one that it launched for another device."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
+
+
 def write(path: Path, content: bytes | str) -> None:
-    """Replace a file by new content, atomically: a reader, also after a crash, sees the old or the new one, whole."""
+    """Replace a file by new content, atomically: a reader, also after a crash, sees the old or the new one, whole.
+
+    Of several processes the first one writes.
+    """
+    if not first_process():
+        return
     data = content.encode() if isinstance(content, str) else content
     part = path.with_name(f".{path.name}.part")
     with explained(path):
@@ -58,7 +68,7 @@ def write(path: Path, content: bytes | str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Readable JSON with sorted keys: equal values give equal bytes."""
-    write(path, json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+    write(path, json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> Any:

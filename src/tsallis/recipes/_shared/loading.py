@@ -14,7 +14,11 @@ from .seeding import derive, generator
 
 
 class Order(Sampler[Tensor]):
-    """Positions of each batch; shuffled if there is a seed. Processes of a distributed run share the batches out."""
+    """Positions of each batch; shuffled if there is a seed.
+
+    Processes of a distributed run share the examples out. In training some batches may come twice, so that all of them
+    have equally many; an evaluation sees every example once.
+    """
 
     def __init__(self, n: int, batch_size: int, seed: int | None) -> None:
         self.n, self.batch_size, self.seed = n, batch_size, seed
@@ -24,20 +28,20 @@ class Order(Sampler[Tensor]):
         """Called by the Trainer at the start of every epoch."""
         self.epoch = epoch
 
+    def _batches(self) -> tuple[Tensor, ...]:
+        rank, world = _world()
+        if self.seed is None:
+            return torch.arange(self.n)[rank::world].split(self.batch_size)
+        batches = torch.randperm(self.n, generator=generator(self.seed, "order", self.epoch)).split(self.batch_size)
+        # Every process takes the same number of batches, or their collectives would wait for each other for ever.
+        rounds = math.ceil(len(batches) / world)
+        return tuple(batches[(i * world + rank) % len(batches)] for i in range(rounds))
+
     def __len__(self) -> int:
-        return math.ceil(math.ceil(self.n / self.batch_size) / _world()[1])
+        return len(self._batches())
 
     def __iter__(self) -> Iterator[Tensor]:
-        order = (
-            torch.arange(self.n)
-            if self.seed is None
-            else torch.randperm(self.n, generator=generator(self.seed, "order", self.epoch))
-        )
-        batches = order.split(self.batch_size)
-        rank, world = _world()
-        # Every process takes the same number of batches, or their collectives would wait for each other for ever.
-        mine = [batches[(i * world + rank) % len(batches)] for i in range(len(self))]
-        yield from mine[self.start :]
+        yield from self._batches()[self.start :]
 
 
 class _Batches(Dataset[Any]):
@@ -64,6 +68,7 @@ class Loader(DataLoader[Any]):
     def __init__(
         self, take: Callable[[Tensor], Any], n: int, batch_size: int, seed: int | None = None, workers: int = 0
     ) -> None:
+        self.n = n
         self._done = self._start = 0
         self._order = Order(n, batch_size, seed)
         self._workers_seed = torch.Generator()

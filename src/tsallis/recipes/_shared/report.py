@@ -72,7 +72,7 @@ def write_page(
 <h2>Every run</h2>
 {_table(_every(runs))}
 <h2>Configurations</h2>
-{_table(_settings(runs, lambda run: run.config))}
+{_table(_settings(runs, lambda run: [run.config]))}
 <h2>Machines</h2>
 {_table(_settings(runs, lambda run: read_json(run.folder / ENVIRONMENT)))}
 </body>
@@ -106,7 +106,7 @@ def _settings(runs: list[Run], read: Any) -> list[Row]:
     """One line a key; a column for each row of the table, with all values that its runs have."""
     values: dict[str, dict[str, list[str]]] = {}
     for run in runs:
-        for key, value in read(run).items():
+        for key, value in (item for mapping in read(run) for item in mapping.items()):
             seen = values.setdefault(key, {}).setdefault(run.row, [])
             if str(value) not in seen:
                 seen.append(str(value))

@@ -7,7 +7,9 @@ is finished.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -15,11 +17,13 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from .config import plain
+from .config import MACHINE, plain
 from .environment import record
-from .files import RunError, explained, read_json, read_table, read_yaml, write_json, write_yaml
+from .files import RunError, explained, first_process, read_json, read_table, read_yaml, write_json, write_yaml
 from .plan import FILE, Member, Plan
 
+# Where a process that was launched for another device finds the run of the process that launched it.
+FOLDER = "TSALLIS_RUN_FOLDER"
 RESULT, TIMING, ENVIRONMENT, CONFIG = "result.json", "timing.json", "environment.json", "config.yaml"
 
 
@@ -91,20 +95,24 @@ def new_folder(out: Path | None, name: str) -> Path:
     raise RunError(f"runs/{name} and its successors exist", "a free name", "Choose a place with --out")
 
 
+def discard(folder: Path) -> None:
+    """Remove a new folder if nothing was trained in it, so that a corrected command finds its place free."""
+    content = [p for p in folder.rglob("*") if p.is_file()]
+    if not first_process() or any(p.name not in (FILE, CONFIG, ENVIRONMENT, ".lock") for p in content):
+        return
+    with suppress(OSError):
+        for path in content:
+            path.unlink()
+        for path in (*(p for p in folder.iterdir() if p.is_dir()), folder):
+            path.rmdir()
+
+
 def execute(recipe: ModuleType, plan: Plan, folder: Path, report: Callable[[str], None]) -> list[Run]:
     """Train what is not finished in the folder; returns all runs of the plan."""
-    with explained(folder):
-        lock = FileLock(folder / ".lock")
-        try:
-            # The system lifts the lock when a process dies, also by kill -9.
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise RunError(
-                f"{folder} is in use by another process", "one process at a time", "Wait for it, or stop it"
-            ) from None
-    with lock:
+    with _alone(folder):
         for number, member in enumerate(plan.members, 1):
             place, label = folder / member.name, f"[{number}/{len(plan.members)}] {member.name}"
+            _same_experiment(place / CONFIG, member)
             if (place / RESULT).exists():
                 report(f"{label}: finished before")
                 continue
@@ -114,7 +122,45 @@ def execute(recipe: ModuleType, plan: Plan, folder: Path, report: Callable[[str]
             result: Result = recipe.train(member.config, place)
             _finish(plan, member, result, place)
             report(f"{label}: {result.metric} {result.value:.4f}, {result.seconds:.0f} s")
-    return [read_run(folder / member.name) for member in plan.members]
+    return [read_run(folder / member.name) for member in plan.members] if first_process() else []
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keep other commands out; processes that this one launches for other devices find the folder in FOLDER."""
+    if not first_process():
+        yield
+        return
+    lock = FileLock(folder / ".lock")
+    with explained(folder):
+        try:
+            # The system lifts the lock when a process dies, also by kill -9.
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise RunError(
+                f"{folder} is in use by another process", "one process at a time", "Wait for it, or stop it"
+            ) from None
+    os.environ[FOLDER] = str(folder.resolve())
+    try:
+        yield
+    finally:
+        del os.environ[FOLDER]
+        lock.release()
+
+
+def _same_experiment(path: Path, member: Member) -> None:
+    if not path.exists():
+        return
+    before, now = read_yaml(path), plain(member.config)
+    if not isinstance(before, dict):
+        raise RunError(f"{path} holds no configuration", "a file written by tsallis run", "Start a new run")
+    changed = [k for k, v in now.items() if k not in MACHINE and before.get(k) != v]
+    if changed:
+        raise RunError(
+            f"{path.parent} was begun with other values of {', '.join(changed)}",
+            "the configuration it was begun with",
+            "Start a new run",
+        )
 
 
 def _finish(plan: Plan, member: Member, result: Result, place: Path) -> None:
@@ -137,17 +183,34 @@ def _finish(plan: Plan, member: Member, result: Result, place: Path) -> None:
     )
 
 
+_TYPES = {
+    "recipe": str,
+    "title": str,
+    "row": str,
+    "published": dict,
+    "seed": int,
+    "metric": str,
+    "value": (int, float),
+    "n": int,
+    "split": str,
+    "metrics": dict,
+}
+
+
 def read_run(folder: Path) -> Run:
-    """A finished run."""
-    result, timing = read_json(folder / RESULT), read_json(folder / TIMING)
-    try:
-        if not isinstance(result["metrics"], dict):
-            raise TypeError("metrics")
-        for key in ("recipe", "title", "row", "published", "seed", "metric", "value", "n", "split"):
-            result[key]
-        return Run(folder, result, read_yaml(folder / CONFIG), float(timing["seconds"]))
-    except (KeyError, TypeError) as error:
-        raise RunError(f"{folder / RESULT}: {error!r}", "a file written by tsallis run", "Run again") from error
+    """A finished run, its files checked."""
+    result, timing, config = read_json(folder / RESULT), read_json(folder / TIMING), read_yaml(folder / CONFIG)
+    for path, content, types in (
+        (folder / RESULT, result, _TYPES),
+        (folder / TIMING, timing, {"seconds": (int, float)}),
+        (folder / CONFIG, config, {"seed": int}),
+    ):
+        wrong = [
+            k for k, kind in types.items() if not isinstance(content, dict) or not isinstance(content.get(k), kind)
+        ]
+        if wrong:
+            raise RunError(f"{path}: no {', no '.join(wrong)}", "a file written by tsallis run", "Run again")
+    return Run(folder, result, config, float(timing["seconds"]))
 
 
 def members(folder: Path) -> tuple[list[Run], list[str]]:

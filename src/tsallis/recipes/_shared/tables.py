@@ -10,17 +10,39 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from .config import experiment
+from .files import RunError
 from .runs import Run
 
 Row = dict[str, str]
 
 
 def rows_of(runs: list[Run]) -> list[tuple[str, list[Run]]]:
-    """Runs by the row they belong to, in order of appearance."""
-    groups: dict[str, list[Run]] = {}
+    """Runs of one row and one configuration, seeds and machines apart, in order of appearance.
+
+    Rows of one name that differ, because they come from different commands, are named after the difference.
+    """
+    groups: dict[str, list[list[Run]]] = {}
     for run in runs:
-        groups.setdefault(run.row, []).append(run)
-    return list(groups.items())
+        alike = groups.setdefault(run.row, [])
+        group = next((g for g in alike if experiment(g[0].config) == experiment(run.config)), None)
+        if group is None:
+            alike.append([run])
+        elif any(run.result["seed"] == other.result["seed"] for other in group):
+            raise RunError(
+                f"{run.folder}: a second run of {run.row} with seed {run.result['seed']}",
+                "each seed once",
+                "Leave one of them out",
+            )
+        else:
+            group.append(run)
+    return [(_label(row, group, alike), group) for row, alike in groups.items() for group in alike]
+
+
+def _label(row: str, group: list[Run], alike: list[list[Run]]) -> str:
+    own = experiment(group[0].config)
+    different = [k for k in own if any(g[0].config.get(k) != own[k] for g in alike)]
+    return f"{row} ({', '.join(f'{k}={own[k]}' for k in different)})" if different else row
 
 
 def mean_and_deviation(values: list[float], digits: int) -> str:

@@ -17,6 +17,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.callbacks.progress.rich_progress import RichProgressBarTheme
 from lightning.pytorch.trainer.states import TrainerStatus
+from torch import Tensor
 
 from .callbacks import AtomicIO, BestWeights, History, LastCheckpoint, Lines, StepSeeds
 from .config import ConfigError, RunConfig
@@ -64,14 +65,14 @@ def fit(
     """
     history, best = History(folder / "metrics.csv"), BestWeights(folder / "model.safetensors", monitor)
     last = LastCheckpoint(folder / LAST, config.checkpoint_minutes)
-    trainer = _trainer(config, label, epochs, [StepSeeds(config.seed), *callbacks, history, best, last])
     resumed = str(last.path) if last.path.exists() else None
-    with _surroundings(config), _interruptible(trainer):
+    with _trainer(config, label, epochs, [StepSeeds(config.seed), *callbacks, history, best, last]) as trainer:
         try:
             trainer.fit(module, train, validation, ckpt_path=resumed, weights_only=True if resumed else None)
         except (RuntimeError, EOFError, KeyError) as error:
             if resumed is not None and not trainer.training:
-                raise RunError(f"{resumed}: {error}", "a checkpoint of this recipe", "Start a new run") from error
+                reason = " ".join(str(error).split())
+                raise RunError(f"{resumed}: {reason}", "a checkpoint of this recipe", "Start a new run") from error
             raise
     module.load_state_dict(read_weights(best.path))
     return Fitted(best.epoch, history.rows, last.seconds)
@@ -79,22 +80,32 @@ def fit(
 
 def evaluate(config: RunConfig, module: LightningModule, test: Loader, label: str) -> dict[str, float]:
     """Means of what the module's test steps log."""
-    trainer = _trainer(config, label, None, [StepSeeds(config.seed)])
-    with _surroundings(config), _interruptible(trainer):
+    with _trainer(config, label, None, [StepSeeds(config.seed)]) as trainer:
         (measured,) = trainer.test(module, test, verbose=False)
     return {name: float(value) for name, value in measured.items()}
 
 
-def _trainer(config: RunConfig, label: str, epochs: int | None, callbacks: list[Callback]) -> Trainer:
+def log_means(module: LightningModule, stage: str, **values: Tensor) -> None:
+    """In a validation or test step: log the mean over all examples, from values (B,) of this batch.
+
+    As sums of shares: the Trainer's own mean over processes rounds the number of examples.
+    """
+    loader: Any = module.trainer.val_dataloaders if stage == "val" else module.trainer.test_dataloaders
+    for name, value in values.items():
+        share = value.float().sum() / loader.n
+        module.log(f"{stage}/{name}", share, reduce_fx="sum", on_step=False, on_epoch=True, sync_dist=True)
+
+
+@contextmanager
+def _trainer(config: RunConfig, label: str, epochs: int | None, callbacks: list[Callback]) -> Iterator[Trainer]:
     drawn = sys.stderr.isatty() and sys.stdout.isatty()
     with _surroundings(config):
         try:
-            return Trainer(
+            trainer = Trainer(
                 max_epochs=epochs,
                 accelerator=config.accelerator,
                 devices=config.devices,
-                num_nodes=config.nodes,
-                strategy=config.strategy,
+                strategy="ddp" if config.devices > 1 else "auto",
                 precision=config.precision,
                 deterministic=True,
                 logger=False,
@@ -106,10 +117,13 @@ def _trainer(config: RunConfig, label: str, epochs: int | None, callbacks: list[
                 callbacks=[*callbacks, _bar(label) if drawn else Lines(label)],
             )
         except (MisconfigurationException, ValueError, RuntimeError) as error:
-            chosen = ", ".join(f"{k}={getattr(config, k)}" for k in ("accelerator", "devices", "nodes", "strategy"))
             raise ConfigError(
-                f"{chosen}: {' '.join(str(error).split())}", "devices of this machine", "Choose others"
+                f"accelerator={config.accelerator}, devices={config.devices}: {' '.join(str(error).split())}",
+                "devices of this machine",
+                "Choose others",
             ) from error
+        with _interruptible(trainer):
+            yield trainer
 
 
 def _bar(label: str) -> RichProgressBar:
@@ -148,7 +162,7 @@ def _surroundings(config: RunConfig) -> Iterator[None]:
 
 
 @contextmanager
-def _interruptible(trainer: Trainer) -> Iterator[Any]:
+def _interruptible(trainer: Trainer) -> Iterator[None]:
     """The Trainer turns Ctrl-C into an exit of the process; here it stays what it is."""
     import signal
     import threading

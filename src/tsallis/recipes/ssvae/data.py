@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from .._shared.config import ConfigError
-from .._shared.datasets import Source, locate, read_idx, split_hash
+from .._shared.datasets import DataError, Source, locate, read_idx, split_hash
 from .._shared.seeding import generator
 from .config import Config
 
@@ -76,10 +77,15 @@ def load(config: Config) -> Split:
 
 def _mnist(config: Config) -> Split:
     paths = list(locate(MNIST, config).values())
-    x = read_idx(paths[0], (60000, 28, 28)).flatten(1).float() / 255
-    test = read_idx(paths[2], (10000, 28, 28)).flatten(1).float() / 255
-    train = Images(x, read_idx(paths[1], (60000,)).long())
-    return _split(train, Images(test, read_idx(paths[3], (10000,)).long()), 10000, config)
+    train, test = (_read(paths[i], paths[i + 1], n) for i, n in ((0, 60000), (2, 10000)))
+    return _split(train, test, 10000, config)
+
+
+def _read(images: Path, labels: Path, n: int) -> Images:
+    y = read_idx(labels, (n,)).long()
+    if (found := y.unique().tolist()) != list(range(CLASSES)):
+        raise DataError(f"{labels}: classes {found}", f"all of 0 to {CLASSES - 1}", "Get the file again")
+    return Images(read_idx(images, (n, 28, 28)).flatten(1).float() / 255, y)
 
 
 def _digits(config: Config) -> Split:

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 import tsallis as ts
 
+from .._shared.training import log_means
 from .config import Config
 from .data import CLASSES
 
@@ -67,11 +68,6 @@ class _Task(LightningModule):
             max_rows=self.config.max_rows,
         )
 
-    def measure(self, stage: str, **values: Tensor) -> None:
-        """Log means over examples."""
-        for name, value in values.items():
-            self.log(f"{stage}/{name}", value.float().mean(), batch_size=len(value), on_epoch=True, sync_dist=True)
-
 
 class WarmStart(_Task):
     """Labelled images alone."""
@@ -84,7 +80,7 @@ class WarmStart(_Task):
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         x, y = batch
         correct = self.model.classifier(x).argmax(-1) == y
-        self.measure("val", loss=self.supervised(x, y).expand(len(y)), accuracy=correct)
+        log_means(self, "val", loss=self.supervised(x, y).expand(len(y)), accuracy=correct)
 
 
 class Training(_Task):
@@ -107,7 +103,7 @@ class Training(_Task):
         # The prior is uniform: E[log p(y)] = -log 10.
         elbo = e.entropy - e.loss - torch.tensor(float(CLASSES)).log()
         correct = self.model.classifier(x).argmax(-1) == y
-        self.measure(stage, loss=e.loss, accuracy=correct, elbo=elbo, support=e.support_size)
+        log_means(self, stage, loss=e.loss, accuracy=correct, elbo=elbo, support=e.support_size)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         self._evaluate("val", batch)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
+from .._shared.config import experiment, plain
 from .._shared.files import write_weights
 from .._shared.loading import Loader
 from .._shared.runs import Result, Run
@@ -31,7 +33,7 @@ def train(config: Config, folder: Path) -> Result:
     data = load(config)
     seed_all(config.warm_seed, "weights")
     model = SemiSupervisedVAE(config, data.test.x.shape[1])
-    seconds = _warm_start(config, data, model, folder / "warm") if config.warm_epochs else 0.0
+    seconds = _warm_start(config, data, model, folder.parent) if config.warm_epochs else 0.0
     task = Training(model, config, ratio=len(data.unlabelled) / len(data.labelled))
     fitted = fit(
         config, task,
@@ -58,12 +60,15 @@ def train(config: Config, folder: Path) -> Result:
 
 
 def _warm_start(config: Config, data: Split, model: SemiSupervisedVAE, folder: Path) -> float:
-    """Does not depend on the seed of the run, as published: all seeds start from the same weights."""
+    """Does not depend on the seed of the run, as published: seeds of a method share it, in a folder beside theirs."""
+    own = {"epochs", "lr", "max_rows"}  # of the main training
+    shared = {key: value for key, value in experiment(plain(config)).items() if key not in own}
+    place = folder / f"warm-{config.estimator}-{hashlib.sha256(repr(sorted(shared.items())).encode()).hexdigest()[:12]}"
     train = Loader(data.known, len(data.unlabelled), config.batch_size, config.warm_seed)
     return fit(
         replace(config, seed=config.warm_seed), WarmStart(model, config, config.warm_lr),
-        train, _all(data.validation), folder,
-        epochs=config.warm_epochs, monitor="val/loss", label=f"{folder.parent.name}, warm start",
+        train, _all(data.validation), place,
+        epochs=config.warm_epochs, monitor="val/loss", label=f"warm start, {config.estimator}",
     ).seconds  # fmt: skip
 
 
@@ -97,7 +102,7 @@ def table(runs: list[Run]) -> list[Row]:
             "support": mean_and_deviation([run.metrics["support"] for run in group], 2),
             "ELBO": mean_and_deviation([run.metrics["elbo"] for run in group], 2),
             "seconds": mean_and_deviation([run.seconds for run in group], 0),
-            **({"published": group[0].result["published"].get("text", "-")} if _any_published(runs) else {}),
+            **({"published (support)": group[0].result["published"].get("text", "-")} if _any_published(runs) else {}),
         }
         for name, group in rows_of(runs)
     ]
