@@ -28,6 +28,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.filterwarnings(line))
 
 
+COMMAND = [sys.executable, "-m", "tsallis.cli.main"]
+SHORT = ("run", "ssvae", "--preset", "smoke", "--estimator", "sparsemax", "--warm-epochs", "3", "--epochs", "4")
+# A checkpoint after every batch, so that a training is interrupted in the middle of an epoch.
+OFTEN = ("--checkpoint-minutes", "0")
 Tsallis = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -37,7 +41,7 @@ def start(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
 
     def popen(*words: object, **environment: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, "-m", "tsallis.cli.main", *map(str, words)],
+            [*COMMAND, *map(str, words)],
             cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL,
             env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
         )  # fmt: skip
@@ -55,3 +59,18 @@ def tsallis(start: Callable[..., subprocess.Popen[str]]) -> Tsallis:
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nobody interrupted."""
+    folder = tmp_path_factory.mktemp("finished")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*COMMAND, *SHORT, *OFTEN, "--out", "run"], cwd=folder, capture_output=True, text=True, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    assert "sparse" in done.stdout
+    assert "decoder" in done.stdout
+    assert "tsallis report run" in done.stderr
+    return folder / "run"

@@ -28,7 +28,7 @@ def describe(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     """Train all rows and seeds of a preset, or what is left of a run."""
     recipe = recipes.load(arguments.recipe)
-    from ..recipes._shared import files, plan, runs, tables
+    from ..recipes._shared import execution, files, plan, tables
 
     given = _parse(recipe, arguments.recipe, rest)
     preset, resume, out = (given.pop(name, None) for name in ("preset", "resume", "out"))
@@ -39,23 +39,23 @@ def run(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
             "Leave the others out",
         )
     # A process that was launched for another device finds its folder where the first process put it.
-    place = resume or (None if files.first_process() else os.environ.get(runs.FOLDER))
+    place = resume or (None if files.first_process() else os.environ.get(execution.FOLDER))
     if place is not None:
         folder = Path(place)
         work = plan.Plan.load(folder, recipe)
     else:
         work = plan.make_plan(recipe, arguments.recipe, preset or "default", given)
-        folder = runs.new_folder(Path(out) if out else None, f"{work.recipe}-{work.preset}")
+        folder = execution.new_folder(Path(out) if out else None, f"{work.recipe}-{work.preset}")
         work.save(folder)
     _say(f"{work.title}: {len(work.members)} runs in {folder}")
     try:
-        finished = runs.execute(recipe, work, folder, _say)
+        finished = execution.execute(recipe, work, folder, _say)
     except KeyboardInterrupt:
         _say(f"\ninterrupted; to go on: tsallis run {work.recipe} --resume {folder}")
         return 130
     except (TsallisError, OSError):
         if place is None:
-            runs.discard(folder)
+            execution.discard(folder)
         raise
     except (MemoryError, OverflowError, RuntimeError) as error:
         if not _too_large(error):
