@@ -171,7 +171,7 @@ def test_data_is_found_or_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_download_that_fails_says_what_to_put_where(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.delenv("TSALLIS_DATA", raising=False)
+    monkeypatch.setenv("TSALLIS_DATA", str(tmp_path))  # has no folder of this data set
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with pytest.raises(DataError, match=r"Download of https://localhost:1/a\.gz failed.*pass --data-dir DIR"):
         locate(SOURCE, RunConfig())

@@ -85,6 +85,8 @@ def _parse(recipe: ModuleType, name: str, words: Sequence[str]) -> dict[str, Any
     parser.add_argument("--resume", metavar="RUN", help="go on with a run that was interrupted")
     # Options are written with hyphens, fields with underscores; both are understood.
     plain = [re.sub(r"^--[\w-]+", lambda m: "--" + m[0][2:].replace("-", "_"), word) for word in words]
+    # A negative number would be taken for an option.
+    plain = re.sub(r"\0(-[\d.])", r"=\1", "\0".join(plain)).split("\0") if plain else []
     if "--help" in plain or "-h" in plain:
         print(_help(parser, recipe, name, _preset_in(plain)))
         raise SystemExit(0)
@@ -98,6 +100,10 @@ def _parse(recipe: ModuleType, name: str, words: Sequence[str]) -> dict[str, Any
         parsed = parser.parse_args(plain, defaults=False)
     except ArgumentError as error:
         raise config.explain(error, "Command line") from error
+    for key in ("out", "resume", "data_dir"):
+        if parsed.get(key) == "":
+            option = f"--{key.replace('_', '-')}"
+            raise config.ConfigError(f"{option} without a name", "a folder", f"Name one, or leave {option} out")
     return {key: parsed[key] for key in known if key in parsed}
 
 

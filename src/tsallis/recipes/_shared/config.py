@@ -93,8 +93,8 @@ def require_known(key: str, names: Sequence[str], where: str) -> None:
     """Raise unless the key is one of the names, with the nearest one as advice."""
     if key not in names:
         near = difflib.get_close_matches(key, names, 1)
-        advice = f"Did you mean {near[0]}?" if near else "See: tsallis run RECIPE --help"
-        raise ConfigError(f"{where}: {key!r}", f"one of: {', '.join(names)}", advice.rstrip("."))
+        advice = f"Perhaps {near[0]} was meant" if near else "See: tsallis run RECIPE --help"
+        raise ConfigError(f"{where}: {key!r}", f"one of: {', '.join(names)}", advice)
 
 
 def explain(error: ArgumentError, where: str) -> ConfigError:

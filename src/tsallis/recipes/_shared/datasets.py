@@ -33,17 +33,18 @@ class Source:
 
 
 def locate(source: Source, config: RunConfig) -> dict[str, Path]:
-    """The path of each file: under config.data_dir, or $TSALLIS_DATA, or else downloaded into the user's cache."""
+    """The path of each file: under config.data_dir if given, else under $TSALLIS_DATA if it has the folder, else
+    downloaded into the user's cache.
+    """
     given = config.data_dir or os.environ.get("TSALLIS_DATA")
-    if not given:
+    folder = Path(given or "") / source.folder
+    if not given or not (config.data_dir or folder.is_dir()):
         return {name: _download(source, name) for name in source.files}
-    folder = Path(given) / source.folder
-    origin = "--data-dir" if config.data_dir else "TSALLIS_DATA"
     if not folder.is_dir():
         raise DataError(
-            f"{origin}: there is no folder {folder}",
+            f"--data-dir: there is no folder {folder}",
             f"a folder {source.folder!r} with {', '.join(source.files)}",
-            f"Put the files of {source.url} there, or leave {origin} out to download them",
+            f"Put the files of {source.url} there, or leave --data-dir out to download them",
         )
     found: dict[str, Path] = {}
     for name in source.files:
