@@ -45,6 +45,8 @@ def test_bench_writes_json_and_refuses_a_red_gate(tmp_path: Path, capsys: pytest
         == 0
     )
     record = json.loads(path.read_text())
+    assert {r["input"] for r in record["results"]} == {"normal", "near_uniform", "peaked", "ties", "two_level"}
+    assert all(len(r["milliseconds"]) == 3 and min(r["milliseconds"]) > 0 for r in record["results"])
     assert {r["backward"] for r in record["results"]} == {True, False}
     assert list(tmp_path.iterdir()) == [path]
 
@@ -56,6 +58,28 @@ def test_bench_writes_json_and_refuses_a_red_gate(tmp_path: Path, capsys: pytest
     out = capsys.readouterr().out
     assert "RED" in out
     assert "ratio" not in out
+
+
+def test_bench_times_each_alpha_beside_the_package(capsys: pytest.CaptureFixture[str]) -> None:
+    words = [
+        "--mapping",
+        "entmax",
+        "--mapping",
+        "topk_sparsemax",
+        "--shape",
+        "4x150",
+        "--seconds",
+        "0",
+        "--input",
+        "flat",
+    ]
+    assert main(["bench", "mappings", *words]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("(4, 150)")]
+    assert [("alpha=1.3" in line, "alpha=1.7" in line) for line in lines[:4]] == [(True, False)] * 2 + [
+        (False, True)
+    ] * 2
+    assert all(not line.endswith("-") for line in lines[:4])
+    assert all(line.endswith("-") for line in lines[4:]), "the package has no such mapping"
 
 
 @pytest.mark.parametrize(

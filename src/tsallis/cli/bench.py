@@ -1,5 +1,5 @@
-"""``tsallis bench``: times beside `torch.softmax`, interleaved in one process, medians and quartiles as ratios. No
-speed on a red gate.
+"""``tsallis bench``: times beside `torch.softmax` and the `entmax` package, interleaved in one process, medians and
+quartiles as ratios. No speed on a red gate.
 """
 
 from __future__ import annotations
@@ -8,8 +8,10 @@ import argparse
 import json
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -17,15 +19,28 @@ from torch import Tensor
 from ..core import registry
 from ..core.errors import TsallisError
 
+if TYPE_CHECKING:
+    from ..testing import Setting
+
 SHAPES = ((64, 64), (4096, 128), (1024, 1024), (256, 32000))
+INPUTS = ("normal", "near_uniform", "peaked", "ties", "two_level")
+# Where solvers use a general power; 1.5 and 2 are mappings of their own.
+ALPHAS = {"entmax": (1.3, 1.7)}
 GATE = ("feasible", "duality_gap", "first_derivatives", "backends_agree")
 
 
 def describe(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
+    from ..testing import FAMILIES
+
     parser.add_argument("suite", choices=["mappings"], help="what to time")
     parser.add_argument("--mapping", action="append", help="name of a mapping (repeat for several); all if left out")
+    parser.add_argument("--alpha", action="append", type=float, help="for mappings that have one (repeat for several)")
     parser.add_argument("--shape", action="append", metavar="ROWSxN", help="such as 1024x1024 (repeat for several)")
+    parser.add_argument(
+        "--input", action="append", choices=list(FAMILIES), metavar="FAMILY",
+        help=f"scores to draw (repeat for several): {', '.join(FAMILIES)}; default: {', '.join(INPUTS)}",
+    )  # fmt: skip
     parser.add_argument("--seconds", type=float, default=1.0, help="time spent on each cell (default 1)")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
 
@@ -36,24 +51,18 @@ def run(arguments: argparse.Namespace) -> int:
     shapes = [_shape(text) for text in arguments.shape] if arguments.shape else list(SHAPES)
     if not _gate(mappings):
         return 1
-    print(
-        f"\nratio to torch.softmax, median [quartiles]; {torch.get_num_threads()} threads, float32, normal scores; "
-        "lower is better"
-    )
+    threads = torch.get_num_threads()
+    print(f"\ntime over that of torch.softmax, median [quartiles]: lower is better; {threads} threads, float32")
+    print("package: the entmax package over ours, at its best k, where it is installed and has the mapping: higher is")
+    print(f"better for us\n\n{'shape':<14}{'input':<14}{'mapping':<28}{'pass':<18}{'ratio':>8} {'':<16}{'package':>8}")
     results = []
     for rows, n in shapes:
-        for mapping in mappings:
-            for backward in (False, True):
-                result = _measure(mapping.name, rows, n, backward, arguments.seconds)
-                if result is not None:
-                    results.append(result)
-                    low, middle, high = result["ratio"]
-                    kind = "forward+backward" if backward else "forward"
-                    print(
-                        f"({rows}, {n})".ljust(16)
-                        + f"{mapping.name:<16}{kind:<18}{middle:8.2f} [{low:.2f}, {high:.2f}]",
-                        flush=True,
-                    )
+        for family in arguments.input or INPUTS:
+            for mapping in mappings:
+                for setting in _settings(mapping, n, arguments.alpha):
+                    for backward in (False, True):
+                        results.append(_measure(setting, family, rows, n, backward, arguments.seconds))
+                        print(_line(results[-1]), flush=True)
     if arguments.json:
         _write(arguments.json, results)
     return 0
@@ -83,41 +92,93 @@ def _shape(text: str) -> tuple[int, int]:
     return int(rows), int(n)
 
 
-def _measure(name: str, rows: int, n: int, backward: bool, seconds: float) -> dict | None:
-    from ..testing.harness import settings
+def _settings(mapping: registry.Mapping, n: int, alphas: list[float] | None) -> Iterator[Setting]:
+    from ..testing import settings
 
-    setting = next(settings(registry.get(name), n))
-    z = torch.randn(rows, n, generator=torch.Generator().manual_seed(0)).requires_grad_(backward)
+    first = next(settings(mapping, n))
+    chosen = alphas or ALPHAS.get(mapping.name)
+    if not chosen or "alpha" not in first.values:
+        yield first
+        return
+    for alpha in chosen:
+        yield replace(first, values={**first.values, "alpha": alpha})
+
+
+def _peers(setting: Setting, n: int) -> list[Callable[[Tensor], Tensor]]:
+    """The same mapping in the `entmax` package, once for each way it offers to compute it; none if it has none."""
+    try:
+        import entmax as package
+    except ImportError:
+        return []
+    values = setting.values
+    partial_sorts = [None, *(k for k in (100, 500) if k < n)]
+    known: dict[str, list[Callable[[Tensor], Tensor]]] = {
+        "sparsemax": [lambda z, k=k: package.sparsemax(z, -1, k) for k in partial_sorts],
+        "entmax15": [lambda z, k=k: package.entmax15(z, -1, k) for k in partial_sorts],
+        "entmax": [lambda z: package.entmax_bisect(z, values["alpha"])],
+        "normmax": [lambda z: package.normmax_bisect(z, values["alpha"])],
+        "budget": [lambda z: package.budget_bisect(z, values["k"])] if values.get("alpha") == 2 else [],
+    }
+    return known.get(setting.mapping.name, [])
+
+
+def _measure(setting: Setting, family: str, rows: int, n: int, backward: bool, seconds: float) -> dict[str, Any]:
+    from ..testing import draw
+
+    z = draw(family, rows, n, dtype=torch.float32).requires_grad_(backward)
     g = torch.randn(rows, n, generator=torch.Generator().manual_seed(1))
-    ours = _work(lambda: setting(z), z, g, backward)
-    dense = _work(lambda: torch.softmax(z, -1), z, g, backward)
-    times: tuple[list[float], list[float]] = ([], [])
-    for work in (ours, dense, ours, dense):
-        work()
+
+    def work(forward: Callable[[Tensor], Tensor]) -> Callable[[], object]:
+        return (lambda: torch.autograd.grad(forward(z), z, g)) if backward else (lambda: forward(z))
+
+    rivals = [work(peer) for peer in _peers(setting, n)]
+    best = min(rivals, key=lambda rival: min(_seconds(rival) for _ in range(2))) if rivals else None
+    contestants = [work(setting), work(lambda z: torch.softmax(z, -1)), *([best] if best else [])]
+    for contestant in contestants * 2:
+        contestant()
+    times: list[list[float]] = [[] for _ in contestants]
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or len(times[0]) < 5:
-        for work, record in zip((ours, dense), times, strict=True):
-            start = time.perf_counter()
-            work()
-            record.append(time.perf_counter() - start)
-    ratios = [a / b for a, b in zip(*times, strict=True)]
-    low, middle, high = statistics.quantiles(ratios, n=4)
+        for contestant, record in zip(contestants, times, strict=True):
+            record.append(_seconds(contestant))
+    ours = times[0]
     return {
-        "mapping": name,
+        "mapping": setting.mapping.name,
         "setting": setting.values,
+        "input": family,
         "shape": [rows, n],
         "backward": backward,
-        "ratio": [low, middle, high],
+        "ratio": _quartiles([a / b for a, b in zip(ours, times[1], strict=True)]),
+        "package": _quartiles([b / a for a, b in zip(ours, times[2], strict=True)]) if best else None,
         "milliseconds": [1e3 * statistics.median(t) for t in times],
-        "repetitions": len(ratios),
+        "repetitions": len(ours),
     }
 
 
-def _work(forward: Callable[[], Tensor], z: Tensor, g: Tensor, backward: bool) -> Callable[[], object]:
-    return (lambda: torch.autograd.grad(forward(), z, g)) if backward else forward
+def _seconds(action: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    action()
+    return time.perf_counter() - start
 
 
-def _write(path: Path, results: list[dict]) -> None:
+def _quartiles(values: list[float]) -> list[float]:
+    return statistics.quantiles(values, n=4)
+
+
+def _line(result: dict[str, Any]) -> str:
+    rows, n = result["shape"]
+    setting = ", ".join(f"{k}={v:g}" for k, v in result["setting"].items())
+    low, middle, high = result["ratio"]
+    package = f"{result['package'][1]:8.1f}" if result["package"] else f"{'-':>8}"
+    return (
+        f"({rows}, {n})".ljust(14)
+        + f"{result['input']:<14}{result['mapping'] + ' ' + setting:<28}"
+        + f"{'forward+backward' if result['backward'] else 'forward':<18}"
+        + f"{middle:8.2f} {f'[{low:.2f}, {high:.2f}]':<16}{package}"
+    )
+
+
+def _write(path: Path, results: list[dict[str, Any]]) -> None:
     record = {"torch": torch.__version__, "threads": torch.get_num_threads(), "results": results}
     try:
         part = path.with_name(path.name + ".part")
