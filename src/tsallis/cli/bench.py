@@ -169,7 +169,7 @@ def _line(result: dict[str, Any]) -> str:
     rows, n = result["shape"]
     setting = ", ".join(f"{k}={v:g}" for k, v in result["setting"].items())
     low, middle, high = result["ratio"]
-    package = f"{result['package'][1]:8.1f}" if result["package"] else f"{'-':>8}"
+    package = f"{result['package'][1]:8.2f}" if result["package"] else f"{'-':>8}"
     return (
         f"({rows}, {n})".ljust(14)
         + f"{result['input']:<14}{result['mapping'] + ' ' + setting:<28}"
