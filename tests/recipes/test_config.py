@@ -96,8 +96,14 @@ def test_a_method_chooses_rows_and_other_options_replace_values(planned) -> None
 
 def test_what_was_changed_stands_in_the_title() -> None:
     recipe = recipes.load("ssvae")
-    titles = [plan.make_plan(recipe, "ssvae", "paper", given).title for given in ({}, {"epochs": 3, "threads": 1})]
-    assert titles[1] == titles[0] + " (epochs=3)"
+    own, short, wide = (
+        plan.make_plan(recipe, "ssvae", "paper", given)
+        for given in ({"threads": 1}, {"epochs": 3, "threads": 1}, {"devices": 2})
+    )
+    assert all(member.published for member in own.members)
+    assert short.title == own.title + " (epochs=3)"
+    assert wide.title == own.title + " (devices=2)", "a step sees twice as many examples"
+    assert not any(member.published for member in (*short.members, *wide.members))
 
 
 def test_recipes_have_what_the_command_line_asks_for() -> None:

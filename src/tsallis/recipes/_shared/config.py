@@ -54,7 +54,7 @@ class RunConfig:
 
 
 # What may differ between runs of one experiment, and between a run and its continuation.
-MACHINE = ("data_dir", "accelerator", "devices", "threads", "checkpoint_minutes")
+MACHINE = ("data_dir", "accelerator", "threads", "checkpoint_minutes")
 
 C = TypeVar("C", bound=RunConfig)
 
