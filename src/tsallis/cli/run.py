@@ -124,5 +124,7 @@ def _help(parser: ArgumentParser, recipe: ModuleType, name: str, preset: str) ->
 
 
 def _say(text: str) -> None:
-    if os.environ.get("LOCAL_RANK", "0") == "0":
+    from ..recipes._shared.files import first_process
+
+    if first_process():
         print(text, file=sys.stderr, flush=True)

@@ -14,6 +14,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from ...core.numerics import compute_dtype
 from .files import RunError, write, write_table, write_weights
 from .seeding import seed_all
 
@@ -68,8 +69,7 @@ class History(Callback):
         self.examples += n
         for name, value in outputs["metrics"].items():
             value = torch.as_tensor(value).detach()
-            value = value.float() if value.device.type == "mps" else value.double()  # MPS has no float64
-            self.sums[name] = self.sums.get(name, 0.0) + value * n
+            self.sums[name] = self.sums.get(name, 0.0) + value.to(compute_dtype(value)) * n
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         means = {f"train/{name}": float(total) / self.examples for name, total in self.sums.items()}
@@ -147,8 +147,7 @@ class BestWeights(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         value = float(trainer.callback_metrics[self.monitor])
-        # Also the first epoch of a training that diverges at once: its weights are what there is.
-        if value < self.best or self.epoch == 0:
+        if value < self.best:
             self.best, self.epoch = value, trainer.current_epoch + 1
             write_weights(self.path, pl_module.state_dict())
 

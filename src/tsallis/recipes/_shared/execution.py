@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
 
@@ -112,20 +113,8 @@ def _same_experiment(path: Path, member: Member) -> None:
 
 
 def _finish(plan: Plan, member: Member, result: Result, place: Path) -> None:
-    write_json(place / TIMING, {"seconds": result.seconds})
-    write_json(
-        place / RESULT,
-        {
-            "recipe": plan.recipe,
-            "preset": plan.preset,
-            "title": plan.title,
-            "row": member.row,
-            "published": member.published,
-            "seed": member.config.seed,
-            "metric": result.metric,
-            "value": result.value,
-            "n": result.n,
-            "split": result.split,
-            "metrics": result.metrics,
-        },
-    )
+    measured = asdict(result)
+    write_json(place / TIMING, {"seconds": measured.pop("seconds")})
+    origin = {"recipe": plan.recipe, "preset": plan.preset, "title": plan.title}
+    row = {"row": member.row, "published": member.published, "seed": member.config.seed}
+    write_json(place / RESULT, {**origin, **row, **measured})

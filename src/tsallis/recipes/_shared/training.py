@@ -46,7 +46,6 @@ def fit(
     epochs: int,
     monitor: str,
     label: str,
-    callbacks: tuple[Callback, ...] = (),
 ) -> Fitted:
     """Train, or go on where ``folder`` stopped, and load the weights of the best epoch into the module.
 
@@ -61,12 +60,11 @@ def fit(
         epochs: how many in all.
         monitor: a logged value; the weights of the epoch where it is smallest are kept.
         label: shown beside the progress.
-        callbacks: more of them.
     """
     history, best = History(folder / "metrics.csv"), BestWeights(folder / "model.safetensors", monitor)
     last = LastCheckpoint(folder / LAST, config.checkpoint_minutes)
     resumed = str(last.path) if last.path.exists() else None
-    with _trainer(config, label, epochs, [StepSeeds(config.seed), *callbacks, history, best, last]) as trainer:
+    with _trainer(config, label, epochs, [StepSeeds(config.seed), history, best, last]) as trainer:
         try:
             trainer.fit(module, train, validation, ckpt_path=resumed, weights_only=True if resumed else None)
         except (RuntimeError, EOFError, KeyError) as error:
