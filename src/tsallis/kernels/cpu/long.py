@@ -1,0 +1,152 @@
+"""Long rows, one at a time: read once, then only where the support can be.
+
+One pass stores the largest entry of each block. These maxima are entries of the row, so the unknown that makes *them*
+right lies left of the row's own, and an entry outside that support is outside the row's. If few blocks reach into it,
+the entries that do are moved together and solved among themselves; the rest of the row is never looked at again, not
+even by the backward pass, for which the blocks in use are noted. Otherwise the row is swept as it is.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from .compiler import device
+from .jobs import BLOCK
+from .packing import pack, pack_blocks, unpack_blocks
+from .simd import (
+    INF,
+    NAN,
+    add_up,
+    clear,
+    epsilon,
+    first_of,
+    greater,
+    lanes,
+    like,
+    load,
+    load_first,
+    offset,
+    peek,
+    poke,
+    some,
+    splat,
+    store,
+    unordered,
+)
+from .sweeps import make_sweep, scaled
+from .tiles import row_maxima, tile
+
+# The sum from which one Newton step ends within rounding, as the error of the next is its square.
+NEARLY = 3e-4
+CLOSE = 0.02
+# A sum that far off moves the edge enough to pack again.
+FAR = 0.1
+GUESSES, SWEEPS = 12, 24
+
+
+@device
+def block_maxima(z, n, maxima):
+    """Largest entry of each block, with -inf up to a full vector behind the last; (of all, whether there is a NaN)."""
+    L = lanes(z)
+    room = tile(z)
+    bad = unordered(splat(z, 0.0), splat(z, 0.0))
+    best = splat(z, -INF)
+    blocks = (n + BLOCK - 1) // BLOCK
+    for b in range(0, blocks, L):
+        for i in range(L):
+            start = (b + i) * BLOCK
+            x = splat(z, -INF)
+            if start + BLOCK <= n:
+                for j in range(start, start + BLOCK, 2 * L):
+                    u, v = load(z, j), load(z, j + L)
+                    bad = bad | unordered(u, v)
+                    x = greater(u, greater(v, x))
+            else:
+                for j in range(start, n, L):
+                    u = load_first(z, j, n - j, splat(z, -INF)) if j + L > n else load(z, j)
+                    bad = bad | unordered(u, u)
+                    x = greater(u, x)
+            store(room, i * L, x)
+        x = row_maxima(room)
+        best = greater(x, best)
+        store(maxima, b, x)
+    store(room, 0, best)
+    for i in range(1, L):
+        store(room, i * L, splat(z, -INF))
+    return first_of(row_maxima(room)), some(bad)
+
+
+def make_long(
+    evaluate: Any, arguments: Any, advance: Any, edge: Any, start: float, normalise: bool, slopes: bool
+) -> Any:
+    """The solver of one row for one member; arguments as in `make_short`."""
+    sums = make_sweep(evaluate, write=False)
+    sweep = make_sweep(evaluate, write=True, slopes=slopes)
+
+    @device
+    def solve(z, out, n, scale, exponent, maxima, values, results, hits, note, state):
+        """Solve a row. ``maxima`` has room for a number per block and a vector,
+        ``values`` and ``results`` for n and a vector. With ``note``, ``hits``
+        says of each block whether it has an entry with p > 0. ``state`` as in `make_short`.
+        """
+        L = lanes(z)
+        blocks = (n + BLOCK - 1) // BLOCK
+        padded = (blocks + L - 1) // L * L
+        top, bad = block_maxima(z, n, maxima)
+        M = splat(z, NAN if bad else top)
+        store(state, 0, M)
+        if bad or not -INF < top < INF:
+            return
+        X, Y = like(M, start), like(M, 0.0)
+        for _ in range(GUESSES):
+            A, B = arguments(M, X, Y, scale, exponent)
+            s, w = sums(maxima, maxima, padded, top, first_of(A), first_of(B))
+            X, Y, error = advance(splat(z, add_up(s)), splat(z, add_up(w)), X, Y, scale, exponent)
+            if first_of(error) < CLOSE:
+                break
+        # Wider by some units in the last place than `evaluate` may round.
+        cut = first_of(edge(X, scale)) * (1.0 + 32.0 * epsilon(z))
+        size = pack_blocks(z, n, top, cut, maxima, BLOCK, values)
+        dense = size < 0
+        source, target, base = z, out, top
+        if dense:
+            size = n
+        else:
+            source, target, base = values, results, 0.0 * top
+        near = not dense
+        S, W = M, M
+        for _ in range(SWEEPS):
+            A, B = arguments(splat(z, base), X, Y, scale, exponent)
+            first, second = first_of(A), first_of(B)
+            span = size if dense else (size + L - 1) // L * L
+            if near:
+                s, w = sweep(source, target, span, base, first, second)
+            else:
+                s, w = sums(source, target, span, base, first, second)
+            S, W = splat(z, add_up(s)), splat(z, add_up(w))
+            moved, rest, error = advance(S, W, X, Y, scale, exponent)
+            off = abs(first_of(error))
+            tolerance = (8.0 + math.sqrt(size) / 16.0) * epsilon(z)
+            if near and off <= tolerance:
+                break
+            near = near or off <= NEARLY
+            X, Y = moved, rest
+            if not dense and off > FAR and size > 8 * L:
+                cut = first_of(edge(X, scale)) * (1.0 + 32.0 * epsilon(z))
+                size = pack(values, size, base, cut, values)
+        factor = first_of(1.0 / (W if slopes else S)) if normalise else 1.0 + base * 0.0
+        if not dense:
+            clear(out, n)
+            unpack_blocks(z, n, top, cut, maxima, BLOCK, results, factor, out)
+        elif normalise:
+            scaled(out, n, factor)
+        if note:
+            for b in range(blocks):
+                poke(hits, b, 1 if dense or peek(maxima, b) - top > cut else 0)
+        store(state, L, X)
+        store(state, 2 * L, Y)
+        store(state, 3 * L, S)
+        store(state, 4 * L, W)
+
+    return solve

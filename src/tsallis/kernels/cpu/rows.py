@@ -1,0 +1,65 @@
+"""A job: what kernels are told about tensors and rows, as an array of 64-bit integers.
+
+It begins with addresses (0 where there is nothing) and sizes. Rows are counted along up to three leading dimensions of
+sizes (any, N1, N2); each tensor has a stride for each of them, and one along the row. Where scores and result are
+unmasked contiguous rows (PLAIN) these strides are not read. `jobs.py` writes jobs, the names below read them.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .compiler import device
+from .simd import INF, offset, peek, pointer, poke
+
+BYTE, INTEGER, DOUBLE = np.uint8(0), np.int64(0), np.float64(0)
+
+SCORES, RESULT, THRESHOLD, MASK, HITS, WORK, ALPHA, K, SLOPES = range(9)
+N, MEMBER, PLAIN, N1, N2 = range(9, 14)
+SCORES_STRIDES, RESULT_STRIDES, MASK_STRIDES, ALPHA_STRIDES, K_STRIDES, LENGTH = 14, 18, 22, 26, 29, 32
+
+
+@device
+def start_of(job, strides, row):
+    """Index of the first entry of a row in the tensor whose strides stand at that place."""
+    inner, rest = row % peek(job, N2), row // peek(job, N2)
+    middle, outer = rest % peek(job, N1), rest // peek(job, N1)
+    return outer * peek(job, strides) + middle * peek(job, strides + 1) + inner * peek(job, strides + 2)
+
+
+@device
+def parameter(job, which, strides, value, row):
+    """A row's parameter: the value, or the float64 its address leads to."""
+    address = peek(job, which)
+    if address == 0:
+        return value
+    return peek(pointer(address, DOUBLE), start_of(job, strides, row))
+
+
+@device
+def fetch(job, z, row, n, target):
+    """Copy a row of scores, -inf where it is masked."""
+    source, step = offset(z, start_of(job, SCORES_STRIDES, row)), peek(job, SCORES_STRIDES + 3)
+    if peek(job, MASK) == 0:
+        for j in range(n):
+            poke(target, j, peek(source, j * step))
+        return
+    mask = pointer(peek(job, MASK), BYTE)
+    keep, stride = offset(mask, start_of(job, MASK_STRIDES, row)), peek(job, MASK_STRIDES + 3)
+    for j in range(n):
+        poke(target, j, peek(source, j * step) if peek(keep, j * stride) != 0 else -INF)
+
+
+@device
+def deliver(job, source, row, n, out):
+    """Copy a finished row to its place."""
+    target, step = offset(out, start_of(job, RESULT_STRIDES, row)), peek(job, RESULT_STRIDES + 3)
+    for j in range(n):
+        poke(target, j * step, peek(source, j))
+
+
+@device
+def fill(out, n, value):
+    """The same number in the whole row."""
+    for j in range(n):
+        poke(out, j, value)

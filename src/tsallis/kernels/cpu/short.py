@@ -1,0 +1,126 @@
+"""Short rows: as many at once as a vector has lanes.
+
+A row of a hundred entries is a handful of vectors. What takes time is not them but the chain of a sum, a root and a
+quotient at the end of each sweep. Here each sweep goes over all rows of the tile, and the ends of all chains are one
+vector. The first guess comes from the largest entry of each lane of each row: a row's lanes form a tile by themselves,
+so those Newton steps need no sum across a vector at all.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .compiler import PACKS, device
+from .packing import pack, unpack
+from .simd import (
+    INF,
+    NAN,
+    choose,
+    epsilon,
+    lanes,
+    like,
+    load,
+    offset,
+    peek,
+    poke,
+    some,
+    splat,
+    store,
+)
+from .sweeps import make_sweep, scaled, top
+from .tiles import row_maxima, row_sums, tile, transpose
+
+# A start is good enough where the sum is right to this; each step of the start costs a tenth of a sweep or less.
+CLOSE = 0.02
+GUESSES, SWEEPS = 6, 16
+
+
+def make_short(
+    evaluate: Any, arguments: Any, advance: Any, edge: Any, start: float, normalise: bool, slopes: bool
+) -> Any:
+    """The solver of a tile of rows for one member. ``normalise``: what `evaluate` gives has yet to be divided by its
+    sum; ``slopes``: p are the slopes.
+    """
+    sweep = make_sweep(evaluate, write=True, slopes=slopes)
+    # Powers are dear: entries outside the support are worth being moved out of the way.
+    packs = PACKS
+    least = 2 if normalise else 16
+
+    @device
+    def solve(z, stride, out, out_stride, rows, n, scale, exponent, tolerance, values, results, state):
+        """Solve ``rows`` rows that are ``stride`` apart. ``values`` and ``results`` are room for a tile of rows, each
+        one vector longer. ``state`` receives five vectors: the largest entries (NaN where a row has a NaN), X, Y, S and
+        W; rows whose largest entry is not finite are left as they come.
+        """
+        L = lanes(z)
+        S_tile, W_tile, sizes = tile(z), tile(z), tile(z)
+        for r in range(L):
+            x, bad = top(offset(z, r * stride), n) if r < rows else (splat(z, 0.0), True)
+            store(S_tile, r * L, x)
+            poke(state, r, NAN if bad else 0.0)
+        M = row_maxima(S_tile) + load(state, 0)
+        todo = (M > -INF) & (M < INF)
+        base = choose(todo, M, 0.0)
+        transpose(S_tile, W_tile)
+        X, Y = like(M, start), like(M, 0.0)
+        for _ in range(GUESSES):
+            A, B = arguments(base, X, Y, scale, exponent)
+            S, W = like(M, 0.0), like(M, 0.0)
+            for j in range(0, L * L, L):
+                p, w = evaluate(load(W_tile, j), base, A, B)
+                S, W = S + p, W + w
+            X, Y, error = advance(S, W, X, Y, scale, exponent)
+            if not some(todo & (error > CLOSE)):
+                break
+        store(state, 0, base)
+        width = n + L
+        store(sizes, 0, like(M, -1.0))
+        if packs and n > least * L:
+            # Wider by some units in the last place than `evaluate` may round.
+            store(sizes, L, edge(X, scale) * (1.0 + 32.0 * epsilon(z)))
+            for r in range(rows):
+                row, cut = offset(z, r * stride), peek(sizes, L + r)
+                poke(sizes, r, pack(row, n, peek(state, r), cut, offset(values, r * width)))
+        # Packed rows are measured from their top.
+        origin = choose(load(sizes, 0) < 0.0, base, 0.0)
+        for _ in range(SWEEPS):
+            A, B = arguments(origin, X, Y, scale, exponent)
+            store(state, L, A)
+            store(state, 2 * L, B)
+            store(state, 3 * L, choose(todo, like(M, 1.0), 0.0))
+            for r in range(rows):
+                if peek(state, 3 * L + r) != 0.0:
+                    first, second = peek(state, L + r), peek(state, 2 * L + r)
+                    k = int(peek(sizes, r))
+                    if packs and k >= 0:
+                        at = r * width
+                        k = (k + L - 1) // L * L
+                        s, w = sweep(offset(values, at), offset(results, at), k, 0.0, first, second)
+                    else:
+                        row, row_out = offset(z, r * stride), offset(out, r * out_stride)
+                        s, w = sweep(row, row_out, n, peek(state, r), first, second)
+                    store(S_tile, r * L, s)
+                    store(W_tile, r * L, w)
+            S, W = row_sums(S_tile), row_sums(W_tile)
+            moved, rest, error = advance(S, W, X, Y, scale, exponent)
+            todo = todo & ((error > tolerance) | (error < -tolerance))
+            if not some(todo):
+                break
+            X, Y = choose(todo, moved, X), choose(todo, rest, Y)
+        if normalise or packs:
+            store(state, L, 1.0 / (W if slopes else S) if normalise else like(M, 1.0))
+            for r in range(rows):
+                row, row_out, factor = offset(z, r * stride), offset(out, r * out_stride), peek(state, L + r)
+                if packs and peek(sizes, r) >= 0.0:
+                    unpack(
+                        row, n, peek(state, r), peek(sizes, L + r), offset(results, r * width), factor, row_out
+                    )
+                elif normalise:
+                    scaled(row_out, n, factor)
+        store(state, 0, M)
+        store(state, L, X)
+        store(state, 2 * L, Y)
+        store(state, 3 * L, S)
+        store(state, 4 * L, W)
+
+    return solve
