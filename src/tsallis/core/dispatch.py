@@ -8,8 +8,9 @@ environment variable ``TSALLIS_BACKEND``, then priority. A named backend works o
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -35,14 +36,42 @@ class Signature:
         return cls(z.device.type, z.dtype, tuple(z.shape), z.is_contiguous(), tuple(tuple(t.shape) for t in params))
 
 
+class FusedKernel(Protocol):
+    """Forward and backward pass on tensors as they come, with rows along any dimension and parameters as numbers or
+    tensors aligned with rows in the last dimension.
+    """
+
+    def forward(
+        self, z: Tensor, dim: int, mask: Tensor | None, params: Sequence[float | Tensor], train: bool, /
+    ) -> tuple[Tensor, Tensor | None]:
+        """p, and with ``train`` what the backward pass wants to have kept beside it."""
+        ...
+
+    def backward(
+        self,
+        p: Tensor,
+        g: Tensor,
+        dim: int,
+        params: Sequence[float | Tensor],
+        kept: Tensor | None,
+        wanted: Sequence[bool],
+        /,
+    ) -> tuple[Tensor, list[Tensor | None]]:
+        """The gradient in z, and per row those in the parameters, at least the wanted ones."""
+        ...
+
+
 @dataclass(frozen=True)
 class Kernel:
-    """One way to compute a mapping. ``supports`` returns None, or the reason why it cannot."""
+    """One way to compute a mapping. ``supports`` returns None, or the reason why it cannot; ``fused`` serves plain eager
+    calls without detours.
+    """
 
     backend: str
     function: KernelFunction
     priority: int
     supports: Callable[[Signature], str | None]
+    fused: FusedKernel | None = None
 
 
 @dataclass(frozen=True)
@@ -67,6 +96,14 @@ def add_kernel(mapping: str, kernel: Kernel) -> None:
 def remove_kernels(mapping: str) -> None:
     """Forget all kernels of a mapping."""
     _KERNELS.pop(mapping, None)
+
+
+def fused(mapping: str, z: Tensor, backend: str | None) -> FusedKernel | None:
+    """The fused form of the kernel that `choose` would take, if it has one."""
+    kernel = _KERNELS[mapping][0]
+    if kernel.fused is None or _requested(backend)[0] not in (None, kernel.backend):
+        return None
+    return kernel.fused if kernel.supports(Signature.of(z)) is None else None
 
 
 def backends(mapping: str) -> tuple[str, ...]:

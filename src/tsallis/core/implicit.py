@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 NAMESPACE = "tsallis"
 
 
-def _sum_to(total: Tensor, like: Tensor) -> Tensor:
+def sum_to(total: Tensor, like: Tensor) -> Tensor:
+    """The gradient of a parameter from that of its broadcast form."""
     return total.sum_to_size(like.shape).to(like.dtype) if like.dim() else total.sum().to(like.dtype)
 
 
@@ -68,7 +69,7 @@ def vjp(
             # Not -<J g, slope>, the same number: J may be too large to be represented where J slope is not.
             omega = param.role == "omega"
             moved = -_jacobian_times(mapping, p, slopes[param.name], saved) if omega else tangents[param.name]
-            grads[i] = _sum_to(g * moved, value)
+            grads[i] = sum_to(g * moved, value)
     return dz, grads
 
 

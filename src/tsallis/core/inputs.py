@@ -52,8 +52,8 @@ def check_dim(dim: object, z: Tensor) -> int:
     return int(dim)
 
 
-def masked(z: Tensor, mask: object) -> Tensor:
-    """z with -inf where the mask is False."""
+def checked_mask(z: Tensor, mask: object) -> Tensor:
+    """A boolean mask that broadcasts to z."""
     mask = check_tensor(mask, "mask")
     if mask.dtype != torch.bool:
         raise ShapeError(
@@ -69,4 +69,9 @@ def masked(z: Tensor, mask: object) -> Tensor:
             "a mask that broadcasts to the scores",
             "Reshape it",
         )
-    return z.masked_fill(~mask, -torch.inf)
+    return mask
+
+
+def masked(z: Tensor, mask: object) -> Tensor:
+    """z with -inf where the mask is False."""
+    return z.masked_fill(~checked_mask(z, mask), -torch.inf)

@@ -14,13 +14,14 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from . import dispatch, implicit
+from . import dispatch, fused, implicit
 from .domains import Domain
 from .errors import ParameterError
 from .guard import debugging, row_outcomes
-from .inputs import check_dim, check_scores, masked
+from .inputs import check_dim, check_scores, checked_mask, masked
 from .numerics import shares
-from .params import Param, as_rows
+from .params import Param, as_number_or_rows, as_rows
+from .settings import DEBUG
 from .status import Outcome, Result, Solution
 
 
@@ -135,11 +136,25 @@ class Mapping(ABC):
         self, z: Tensor, dim: int = -1, *, mask: Tensor | None = None, backend: str | None = None, **params: object
     ) -> Tensor:
         """p, of the shape and dtype of z (integers: of the default dtype)."""
+        if (short := self._short_way(z, dim, mask, backend, params)) is not None:
+            return short
         rows, values = self.prepare(z, dim, mask, params)
         p = implicit.call(self, rows, values, backend)[0]
         if debugging(rows):
             Result(row_outcomes(self.params, rows, values).squeeze(-1)).raise_if_failed()
         return p.movedim(-1, dim).to(z.dtype if z.is_floating_point() else p.dtype)
+
+    def _short_way(
+        self, z: Tensor, dim: int, mask: Tensor | None, backend: str | None, params: dict[str, object]
+    ) -> Tensor | None:
+        """The result of a plain eager call by a fused kernel; None if that is not what this is."""
+        if type(dim) is not int or not isinstance(z, Tensor) or not fused.is_plain(z) or DEBUG.value:
+            return None
+        if not -z.dim() <= dim < z.dim() or (kernel := dispatch.fused(self.name, z, backend)) is None:
+            return None
+        self.check_names(params)
+        values = [as_number_or_rows(p, params.get(p.name, p.default), z, dim) for p in self.params]
+        return fused.call(self, kernel, z, dim % z.dim(), None if mask is None else checked_mask(z, mask), values)
 
     def solution(
         self, z: Tensor, dim: int = -1, *, mask: Tensor | None = None, backend: str | None = None, **params: object

@@ -81,6 +81,15 @@ def as_rows(param: Param, value: object, z: Tensor, dim: int) -> Tensor:
     Python numbers are checked and kept in float64 (a 0-d tensor: it does not promote). Tensors are never read, only
     shaped.
     """
+    value = as_number_or_rows(param, value, z, dim)
+    if isinstance(value, Tensor):
+        return value
+    dtype = torch.float32 if z.device.type == "mps" else torch.float64
+    return torch.full((), float(value), dtype=dtype, device=z.device)
+
+
+def as_number_or_rows(param: Param, value: object, z: Tensor, dim: int) -> float | Tensor:
+    """The same with a Python number left as it is."""
     if isinstance(value, Tensor):
         return _align(param, value, z, dim)
     if not is_number(value):
@@ -91,8 +100,7 @@ def as_rows(param: Param, value: object, z: Tensor, dim: int) -> Tensor:
         )
     number = value if isinstance(value, int | float) else float(value)
     param.check_number(number, z.shape[dim])
-    dtype = torch.float32 if z.device.type == "mps" else torch.float64
-    return torch.full((), float(number), dtype=dtype, device=z.device)
+    return number
 
 
 def _align(param: Param, value: Tensor, z: Tensor, dim: int) -> Tensor:

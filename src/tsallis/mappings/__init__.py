@@ -1,5 +1,6 @@
 """One file per mapping; importing the package registers them."""
 
+from ..kernels import cpu
 from .budget import budget
 from .entmax import entmax
 from .entmax15 import entmax15
@@ -7,5 +8,7 @@ from .normmax import normmax
 from .softmax import softmax
 from .sparsemax import sparsemax
 from .topk_sparsemax import topk_sparsemax
+
+cpu.offer_all()
 
 __all__ = ["budget", "entmax", "entmax15", "normmax", "softmax", "sparsemax", "topk_sparsemax"]

@@ -12,8 +12,8 @@ import math
 from typing import Any
 
 from .compiler import device
-from .jobs import BLOCK
 from .packing import pack, pack_blocks, unpack_blocks
+from .rows import BLOCK
 from .simd import (
     INF,
     NAN,

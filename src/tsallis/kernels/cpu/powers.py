@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import factorial, log
 from typing import Any
 
 from llvmlite import ir
@@ -9,7 +10,9 @@ from numba.core import types
 from numba.extending import intrinsic
 
 from .compiler import device
-from .simd import FLAGS, call, choose, greater, suffix
+from .simd import FLAGS, call, choose, greater, like, suffix
+
+LN2 = log(2.0)
 
 
 @intrinsic
@@ -131,3 +134,23 @@ def exp2(x):
     n, power = whole(greater(x, lowest))
     value = power * _exp_fraction(greater(x, lowest) - n)
     return choose(x > lowest, value, 0.0)
+
+
+_psi_series = polynomial(
+    "Taylor series of psi, whose first omitted term is below the rounding error for |x| < 1.",
+    {
+        types.float32: tuple((j + 1) / factorial(j + 2) for j in range(10)),
+        types.float64: tuple((j + 1) / factorial(j + 2) for j in range(20)),
+    },
+)
+
+
+@device
+def tsallis_log_slope(p, a):
+    """Derivative in alpha of the deformed logarithm at fixed p > 0: l^2 psi(a l), l = log p (`core.numerics`)."""
+    ell = LN2 * log2(p)
+    x = a * ell
+    near = (x < 1.0) & (x > -1.0)
+    power = exp2(x / LN2)
+    far = choose(near, like(x, 1.0), x)
+    return ell * ell * choose(near, _psi_series(choose(near, x, 0.0)), (far * power - (power - 1.0)) / (far * far))

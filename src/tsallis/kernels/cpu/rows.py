@@ -14,6 +14,11 @@ from .simd import INF, offset, peek, pointer, poke
 
 BYTE, INTEGER, DOUBLE = np.uint8(0), np.int64(0), np.float64(0)
 
+# Longer rows are solved one by one: a tile of them would not stay in the cache.
+LONGEST_IN_TILES = 4096
+# Entries per block of a long row.
+BLOCK = 64
+
 SCORES, RESULT, THRESHOLD, MASK, HITS, WORK, ALPHA, K, SLOPES = range(9)
 N, MEMBER, PLAIN, N1, N2 = range(9, 14)
 SCORES_STRIDES, RESULT_STRIDES, MASK_STRIDES, ALPHA_STRIDES, K_STRIDES, LENGTH = 14, 18, 22, 26, 29, 32
@@ -37,9 +42,9 @@ def parameter(job, which, strides, value, row):
 
 
 @device
-def fetch(job, z, row, n, target):
-    """Copy a row of scores, -inf where it is masked."""
-    source, step = offset(z, start_of(job, SCORES_STRIDES, row)), peek(job, SCORES_STRIDES + 3)
+def fetch(job, z, strides, row, n, target):
+    """Copy a row of a tensor, with -inf where the mask, if there is one, says False."""
+    source, step = offset(z, start_of(job, strides, row)), peek(job, strides + 3)
     if peek(job, MASK) == 0:
         for j in range(n):
             poke(target, j, peek(source, j * step))
@@ -63,3 +68,11 @@ def fill(out, n, value):
     """The same number in the whole row."""
     for j in range(n):
         poke(out, j, value)
+
+
+@device
+def room(n, L, plain):
+    """How many numbers of scratch memory a thread needs to solve rows of n entries with vectors of L."""
+    width = n + L
+    solving = 2 * L * width if n <= LONGEST_IN_TILES else 2 * width + n // BLOCK + 2 * L
+    return solving if plain else solving + 2 * L * n

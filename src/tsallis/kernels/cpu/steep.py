@@ -116,3 +116,73 @@ def entmax_row(z, out, n, top, alpha):
     ell, low, high, exact = solve(z, n, float(top), a, -math.log(float(kept)), 1.0, False)
     write(z, out, n, float(top), a, low, high, ell, exact, 1.0, False)
     return float(top) + multiplier(ell, a)
+
+
+@device
+def _direction(p, g, j, a, own):
+    """g, or with ``own`` the derivative of the deformed logarithm in alpha at p (`powers.tsallis_log_slope`)."""
+    if not own:
+        return float(peek(g, j))
+    q = float(peek(p, j))
+    if q <= 0.0:
+        return 0.0
+    ell = math.log(q)
+    x = a * ell
+    if abs(x) < 0.5:
+        total, term = 0.0, 0.5
+        for i in range(24):
+            total += term
+            term *= x * (i + 2.0) / ((i + 1.0) * (i + 3.0))
+        return ell * ell * total
+    return (x * math.exp(x) - math.expm1(x)) / (a * a)
+
+
+@device
+def _vanishing(x, y):
+    """x * y where y = 0 wins over an infinite x."""
+    return 0.0 if y == 0.0 else x * y
+
+
+@device
+def tangent(p, g, n, alpha, cap, out, own, weights):
+    """J g of a row, J being the Jacobian (`core.domains.SumConstrained`), and the share of each entry's weight if
+    ``weights``; alpha != 2 may be large. Returns <g, J D>, D being the direction of alpha, if ``own``.
+    """
+    e = 2.0 - alpha
+    lightest, heaviest, at = INF, 0.0, -1
+    for j in range(n):
+        q = float(peek(p, j))
+        if 0.0 < q and not (cap and q >= 1.0):
+            if (e < 0.0 and q < lightest) or (e >= 0.0 and q > heaviest):
+                at = j
+            lightest, heaviest = min(lightest, q), max(heaviest, q)
+    scale = lightest if e < 0.0 else heaviest
+    origin = _direction(p, g, at, alpha - 1.0, own) if at >= 0 else 0.0
+    total, shares, mean = 0.0, 0.0, 0.0
+    for j in range(n):
+        q = float(peek(p, j))
+        if 0.0 < q and not (cap and q >= 1.0):
+            x = _direction(p, g, j, alpha - 1.0, own) - origin
+            share = (q / scale) ** e
+            total += _vanishing(q**e, x)
+            shares += share
+            mean += share * x
+    fits = abs(total) < INF
+    result = 0.0
+    for j in range(n):
+        q, d = float(peek(p, j)), 0.0
+        if 0.0 < q and not (cap and q >= 1.0):
+            x = _direction(p, g, j, alpha - 1.0, own) - origin
+            share = (q / scale) ** e / shares
+            w = q**e
+            if weights:
+                d = share
+            elif fits:
+                d = _vanishing(w, x) - share * total
+            else:
+                d = _vanishing(w, x - mean / shares)
+        if own:
+            result += _vanishing(d, float(peek(g, j)))
+        else:
+            poke(out, j, d)
+    return result

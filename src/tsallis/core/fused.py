@@ -1,0 +1,85 @@
+"""The short way of an eager call: straight to a fused kernel and its backward pass.
+
+What `implicit` makes possible (forward mode, `torch.func`, tracing, derivatives of higher order) costs more per call
+than a small softmax takes altogether. A call that needs none of it comes here; where a backward pass turns out to need
+it after all, it uses the formula of `implicit`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch._C import _are_functorch_transforms_active as are_transforms_active
+from torch._C import _len_torch_dispatch_stack as dispatch_modes
+from torch.autograd import forward_ad
+
+from . import implicit
+from .dispatch import FusedKernel
+
+if TYPE_CHECKING:
+    from .mapping import Mapping
+
+Number = float | Tensor
+_PLAIN = (Tensor, torch.nn.Parameter)
+
+
+def is_plain(x: Tensor) -> bool:
+    """Whether this is a tensor with memory of its own, outside everything that traces or transforms."""
+    return (
+        type(x) in _PLAIN
+        and not torch.compiler.is_compiling()
+        and not are_transforms_active()
+        and dispatch_modes() == 0
+        and forward_ad._current_level < 0
+        and not x.is_neg()
+        and not x._is_zerotensor()
+    )
+
+
+class Fused(torch.autograd.Function):
+    """(mapping, kernel, z, dim, mask, *params) -> p."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, mapping: Mapping, kernel: FusedKernel, z: Tensor, dim: int, mask: Tensor | None, *params: Number
+    ) -> Tensor:
+        p, kept = kernel.forward(z, dim, mask, params, True)
+        ctx.mapping, ctx.kernel, ctx.dim, ctx.params = mapping, kernel, dim, params
+        ctx.save_for_backward(p, kept, *(x for x in params if isinstance(x, Tensor)))
+        return p
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
+        p, kept, *tensors = ctx.saved_tensors
+        rest = iter(tensors)
+        params = tuple(next(rest) if isinstance(x, Tensor) else x for x in ctx.params)
+        wanted = ctx.needs_input_grad[5:]
+        if torch.is_grad_enabled() or not is_plain(g):
+            dz, grads = _by_formula(ctx.mapping, p, g, ctx.dim, params, wanted)
+        else:
+            dz, slopes = ctx.kernel.backward(p, g, ctx.dim, params, kept, wanted)
+            grads = [
+                implicit.sum_to(slope, x) if want and slope is not None and isinstance(x, Tensor) else None
+                for want, slope, x in zip(wanted, slopes, params, strict=True)
+            ]
+        return None, None, dz, None, None, *grads
+
+
+def _by_formula(
+    mapping: Mapping, p: Tensor, g: Tensor, dim: int, params: Sequence[Number], wanted: tuple[bool, ...]
+) -> tuple[Tensor, list[Tensor | None]]:
+    values = tuple(x if isinstance(x, Tensor) else torch.full((), x, dtype=torch.float64) for x in params)
+    dz, grads = implicit.vjp(mapping, p.movedim(dim, -1), values, (), g.movedim(dim, -1), wanted)
+    return dz.movedim(-1, dim), grads
+
+
+def call(
+    mapping: Mapping, kernel: FusedKernel, z: Tensor, dim: int, mask: Tensor | None, params: Sequence[Number]
+) -> Tensor:
+    """p of plain scores."""
+    if torch.is_grad_enabled() and (z.requires_grad or any(isinstance(x, Tensor) and x.requires_grad for x in params)):
+        return Fused.apply(mapping, kernel, z, dim, mask, *params)
+    return kernel.forward(z, dim, mask, params, False)[0]

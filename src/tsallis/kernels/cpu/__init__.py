@@ -1,0 +1,65 @@
+"""Kernels in numba: one pass over a row where the reference takes many. Imported when first used, numba with them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+
+from ...core.dispatch import Kernel, Signature, add_kernel
+
+DTYPES = (torch.float32, torch.float64)
+
+
+@cache
+def _numba_missing() -> str | None:
+    return None if find_spec("numba") else "numba is not installed: pip install numba"
+
+
+def _supports(signature: Signature) -> str | None:
+    if signature.device != "cpu":
+        return f"for CPU, not {signature.device}"
+    if signature.dtype not in DTYPES:
+        return f"for float32 and float64, not {signature.dtype}"
+    if 0 in signature.shape:
+        return "for at least one row and one entry"
+    return _numba_missing()
+
+
+class Lazy:
+    """A kernel of `calls`, made when first used."""
+
+    def __init__(self, kind: str, **options: Any) -> None:
+        self._make = cache(lambda: self._import(kind, options))
+
+    @staticmethod
+    def _import(kind: str, options: dict[str, Any]) -> Any:
+        from . import calls
+
+        return getattr(calls, kind)(**options)
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self._make()(*arguments)
+
+    def forward(self, *arguments: Any) -> Any:
+        return self._make().forward(*arguments)
+
+    def backward(self, *arguments: Any) -> Any:
+        return self._make().backward(*arguments)
+
+
+def offer(mapping: str, kind: str, **options: Any) -> None:
+    """Add the kernel of a mapping."""
+    kernel = Lazy(kind, **options)
+    add_kernel(mapping, Kernel("cpu", kernel, 10, _supports, fused=kernel))
+
+
+def offer_all() -> None:
+    """Add every kernel of this folder."""
+    offer("sparsemax", "Simplex", alpha=2.0)
+    offer("entmax15", "Simplex", alpha=1.5)
+    offer("entmax", "Simplex")
+    offer("normmax", "Simplex", norm=True)

@@ -1,0 +1,203 @@
+"""Backward passes: from p and the gradient in p to that in the scores and, row by row, in alpha.
+
+    dz = w (g - <w, g>/sum w),  w = p^(2 - alpha) on the support          (entmax)
+    dalpha = -<dz, D>,  D the derivative of grad Omega in alpha            (every mapping with an alpha)
+
+The formulas are those of `core.implicit` and the mappings; here they are one or two passes over a row.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+from .compiler import SOURCE, Entry, device
+from .norm_gradients import normmax_row
+from .powers import exp2, log2, tsallis_log_slope
+from .rows import (
+    ALPHA,
+    ALPHA_STRIDES,
+    BLOCK,
+    BYTE,
+    HITS,
+    INTEGER,
+    PLAIN,
+    RESULT,
+    RESULT_STRIDES,
+    SCORES,
+    SLOPES,
+    THRESHOLD,
+    WORK,
+    N,
+    deliver,
+    fetch,
+    fill,
+    parameter,
+)
+from .simd import (
+    NAN,
+    add_up,
+    choose,
+    clear,
+    first_of,
+    lanes,
+    like,
+    load,
+    load_first,
+    offset,
+    peek,
+    pointer,
+    poke,
+    root,
+    splat,
+    store,
+    store_first,
+)
+from .simplex import ENTMAX15, NORMMAX, POWER, SPARSEMAX
+from .steep import tangent
+
+# Partial sums are closed after so many entries, as in `sweeps`.
+CHUNK = 1024
+
+
+@device
+def weight_sparsemax(p, alpha):
+    return choose(p > 0.0, like(p, 1.0), 0.0)
+
+
+@device
+def weight_entmax15(p, alpha):
+    return root(p)
+
+
+@device
+def weight_power(p, alpha):
+    return choose(p > 0.0, exp2((2.0 - alpha) * log2(p)), 0.0)
+
+
+WEIGHTS = {SPARSEMAX: weight_sparsemax, ENTMAX15: weight_entmax15, POWER: weight_power}
+
+
+@device
+def first_positive(p, n):
+    """The first entry of the support."""
+    j = 0
+    while j < n - 1 and not peek(p, j) > 0.0:
+        j += 1
+    return peek(p, j)
+
+
+def _make_row(weight: Any) -> Any:
+    @device
+    def gather(p, g, dz, start, end, alpha):
+        """Weights written to dz, and the sums of w and w g."""
+        L = lanes(p)
+        A = splat(p, alpha)
+        W, G = splat(p, 0.0), splat(p, 0.0)
+        j = start
+        while j + L <= end:
+            w = weight(load(p, j), A)
+            store(dz, j, w)
+            W, G = W + w, G + w * load(g, j)
+            j += L
+        if j < end:
+            none = splat(p, 0.0)
+            w = weight(load_first(p, j, end - j, none), A)
+            store_first(dz, j, end - j, w)
+            W, G = W + w, G + w * load_first(g, j, end - j, none)
+        return W, G
+
+    @device
+    def scatter(p, g, dz, start, end, mean, alpha, wanted, origin):
+        """dz from the weights in its place; the sum of dz (D - origin) if ``wanted``."""
+        L = lanes(p)
+        O = splat(p, origin)
+        M, A, total = splat(p, mean), splat(p, alpha - 1.0), splat(p, 0.0)
+        j = start
+        while j < end:
+            part = min(L, end - j)
+            none = splat(p, 0.0)
+            whole = part == L
+            w = load(dz, j) if whole else load_first(dz, j, part, none)
+            d = w * ((load(g, j) if whole else load_first(g, j, part, none)) - M)
+            if whole:
+                store(dz, j, d)
+            else:
+                store_first(dz, j, part, d)
+            if wanted:
+                q = load(p, j) if whole else load_first(p, j, part, none)
+                total = total + choose(q > 0.0, d * (tsallis_log_slope(choose(q > 0.0, q, 1.0), A) - O), 0.0)
+            j += L
+        return add_up(total)
+
+    @device
+    def row(p, g, dz, n, alpha, hits, noted, wanted):
+        """dz of a row; returns dalpha."""
+        size = BLOCK if noted else CHUNK
+        blocks = (n + size - 1) // size
+        if noted:
+            clear(dz, n)
+        W, G = splat(p, 0.0), splat(p, 0.0)
+        for b in range(blocks):
+            if not noted or peek(hits, b) != 0:
+                w, wg = gather(p, g, dz, b * size, min(n, (b + 1) * size), alpha)
+                W, G = W + w, G + wg
+        heft = add_up(W)
+        mean = add_up(G) / heft if heft > 0.0 else 0.0 * heft
+        total, origin = 0.0, 0.0 * heft
+        if wanted and heft > 0.0:
+            # The dz sum to zero: D may be measured from its value anywhere, best where it is most of the time.
+            some = first_positive(p, n)
+            origin = first_of(tsallis_log_slope(splat(p, some), splat(p, alpha - 1.0)))
+        for b in range(blocks):
+            if not noted or peek(hits, b) != 0:
+                total += scatter(p, g, dz, b * size, min(n, (b + 1) * size), mean, alpha, wanted, origin)
+        return -total
+
+    return row
+
+
+def _make(kind: int) -> Entry:
+    row_gradient = normmax_row if kind == NORMMAX else _make_row(WEIGHTS[kind])
+    source = SOURCE
+
+    def gradient(job_at, value, other, one, first, last, chunk):
+        """Gradients of rows first to last. The job holds g as its scores, dz as its slopes, dalpha as its thresholds;
+        all tensors have the strides of the result.
+        """
+        job = pointer(job_at, INTEGER)
+        p_all, g_all, dz_all, dalpha = (
+            pointer(peek(job, RESULT), one), pointer(peek(job, SCORES), one), pointer(peek(job, SLOPES), one),
+            pointer(peek(job, THRESHOLD), one),
+        )  # fmt: skip
+        n, plain, wanted = peek(job, N), peek(job, PLAIN) != 0, peek(job, THRESHOLD) != 0
+        hits, noted, blocks = pointer(peek(job, HITS), BYTE), peek(job, HITS) != 0, (n + BLOCK - 1) // BLOCK
+        room = offset(pointer(peek(job, WORK), one), chunk * 3 * n)
+        for r in range(first, last):
+            p, g, dz = offset(p_all, r * n), offset(g_all, r * n), offset(dz_all, r * n)
+            if not plain:
+                p, g, dz = room, offset(room, n), offset(room, 2 * n)
+                fetch(job, p_all, RESULT_STRIDES, r, n, p)
+                fetch(job, g_all, RESULT_STRIDES, r, n, g)
+            alpha = parameter(job, ALPHA, ALPHA_STRIDES, value, r)
+            slope = NAN
+            if peek(p, 0) != peek(p, 0):
+                fill(dz, n, NAN)
+            elif kind == POWER and alpha > 2.0:
+                tangent(p, g, n, alpha, False, dz, False, False)
+                slope = -tangent(p, g, n, alpha, False, dz, True, False) if wanted else 0.0
+            else:
+                slope = row_gradient(p, g, dz, n, alpha, offset(hits, r * blocks), noted, wanted)
+            if wanted:
+                poke(dalpha, r, slope)
+            if not plain:
+                deliver(job, dz, r, n, dz_all)
+        return source
+
+    return Entry(gradient)
+
+
+@cache
+def gradient(kind: int) -> Entry:
+    """The backward kernel of a member."""
+    return _make(kind)
