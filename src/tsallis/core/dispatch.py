@@ -2,21 +2,20 @@
 
 A kernel is a plain function ``(z, *params) -> (p, threshold, *residuals)`` on rows in the last dimension. It declares
 from static facts alone whether it supports a call. Order of choice: the ``backend=`` argument, `use_backend`, the
-environment variable ``TSALLIS_BACKEND``, then priority. A named backend works or raises; nothing is tried and caught.
+environment variable ``TSALLIS_BACKEND`` (read at import), then priority. A named backend works or raises; nothing is tried and caught.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from .errors import BackendError
-from .settings import BACKEND
+from .settings import BACKEND, BACKEND_FROM_ENVIRONMENT
 
 KernelFunction = Callable[..., tuple[Tensor, ...]]
 
@@ -64,14 +63,14 @@ class FusedKernel(Protocol):
 @dataclass(frozen=True)
 class Kernel:
     """One way to compute a mapping. ``supports`` returns None, or the reason why it cannot; ``fused`` serves plain eager
-    calls without detours.
+    calls without detours: a function that makes it, called once.
     """
 
     backend: str
     function: KernelFunction
     priority: int
     supports: Callable[[Signature], str | None]
-    fused: FusedKernel | None = None
+    fused: Callable[[], FusedKernel] | None = None
 
 
 @dataclass(frozen=True)
@@ -84,6 +83,8 @@ class Decision:
 
 
 _KERNELS: dict[str, list[Kernel]] = {}
+_FUSED: dict[tuple[str, torch.dtype, bool], Any] = {}
+_UNKNOWN = object()
 
 
 def add_kernel(mapping: str, kernel: Kernel) -> None:
@@ -91,19 +92,36 @@ def add_kernel(mapping: str, kernel: Kernel) -> None:
     kernels = _KERNELS.setdefault(mapping, [])
     kernels.append(kernel)
     kernels.sort(key=lambda k: -k.priority)
+    _forget(mapping)
+
+
+def _forget(mapping: str) -> None:
+    for key in [key for key in _FUSED if key[0] == mapping]:
+        del _FUSED[key]
 
 
 def remove_kernels(mapping: str) -> None:
     """Forget all kernels of a mapping."""
     _KERNELS.pop(mapping, None)
+    _forget(mapping)
 
 
 def fused(mapping: str, z: Tensor, backend: str | None) -> FusedKernel | None:
-    """The fused form of the kernel that `choose` would take, if it has one."""
-    kernel = _KERNELS[mapping][0]
-    if kernel.fused is None or _requested(backend)[0] not in (None, kernel.backend):
+    """The fused form of the kernel that comes first for rows like these, if there is one and nothing else is asked for.
+
+    For rows with entries: kernels with a fused form decide by device and dtype alone.
+    """
+    key = (mapping, z.dtype, z.is_cpu)
+    found = _FUSED.get(key, _UNKNOWN)
+    if found is _UNKNOWN or not z.is_cpu:
+        first = _KERNELS[mapping][0]
+        fits = first.fused is not None and first.supports(Signature.of(z)) is None
+        found = _FUSED[key] = (first.backend, first.fused()) if fits and first.fused is not None else None
+    if found is None:
         return None
-    return kernel.fused if kernel.supports(Signature.of(z)) is None else None
+    if backend is None and BACKEND.value is None and BACKEND_FROM_ENVIRONMENT.value is None:
+        return found[1]
+    return found[1] if _requested(backend)[0] == found[0] else None
 
 
 def backends(mapping: str) -> tuple[str, ...]:
@@ -116,8 +134,8 @@ def _requested(backend: str | None) -> tuple[str | None, str]:
         return backend, "asked for by backend="
     if BACKEND.value is not None:
         return BACKEND.value, "asked for by use_backend"
-    if from_env := os.environ.get("TSALLIS_BACKEND"):
-        return from_env, "asked for by TSALLIS_BACKEND"
+    if BACKEND_FROM_ENVIRONMENT.value is not None:
+        return BACKEND_FROM_ENVIRONMENT.value, "asked for by TSALLIS_BACKEND"
     return None, "highest priority that supports the call"
 
 

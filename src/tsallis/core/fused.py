@@ -29,8 +29,8 @@ _PLAIN = (Tensor, torch.nn.Parameter)
 def is_plain(x: Tensor) -> bool:
     """Whether this is a tensor with memory of its own, outside everything that traces or transforms."""
     return (
-        type(x) in _PLAIN
-        and not torch.compiler.is_compiling()
+        not torch.compiler.is_compiling()
+        and type(x) in _PLAIN
         and not are_transforms_active()
         and dispatch_modes() == 0
         and forward_ad._current_level < 0
@@ -54,6 +54,8 @@ class Fused(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
         p, kept, *tensors = ctx.saved_tensors
+        if not ctx.params and not torch.is_grad_enabled() and is_plain(g):
+            return None, None, ctx.kernel.backward(p, g, ctx.dim, (), kept, ())[0], None, None
         rest = iter(tensors)
         params = tuple(next(rest) if isinstance(x, Tensor) else x for x in ctx.params)
         wanted = ctx.needs_input_grad[5:]
@@ -80,6 +82,10 @@ def call(
     mapping: Mapping, kernel: FusedKernel, z: Tensor, dim: int, mask: Tensor | None, params: Sequence[Number]
 ) -> Tensor:
     """p of plain scores."""
-    if torch.is_grad_enabled() and (z.requires_grad or any(isinstance(x, Tensor) and x.requires_grad for x in params)):
-        return Fused.apply(mapping, kernel, z, dim, mask, *params)
+    if torch.is_grad_enabled():
+        wanted = z.requires_grad
+        for x in params:
+            wanted = wanted or (isinstance(x, Tensor) and x.requires_grad)
+        if wanted:
+            return Fused.apply(mapping, kernel, z, dim, mask, *params)  # pyright: ignore[reportReturnType]
     return kernel.forward(z, dim, mask, params, False)[0]

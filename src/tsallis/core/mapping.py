@@ -150,11 +150,14 @@ class Mapping(ABC):
         """The result of a plain eager call by a fused kernel; None if that is not what this is."""
         if type(dim) is not int or not isinstance(z, Tensor) or not fused.is_plain(z) or DEBUG.value:
             return None
-        if not -z.dim() <= dim < z.dim() or (kernel := dispatch.fused(self.name, z, backend)) is None:
+        size = z.dim()
+        if not -size <= dim < size or not z.numel() or (kernel := dispatch.fused(self.name, z, backend)) is None:
             return None
-        self.check_names(params)
-        values = [as_number_or_rows(p, params.get(p.name, p.default), z, dim) for p in self.params]
-        return fused.call(self, kernel, z, dim % z.dim(), None if mask is None else checked_mask(z, mask), values)
+        values: list[float | Tensor] = []
+        if params or self.params:
+            self.check_names(params)
+            values = [as_number_or_rows(p, params.get(p.name, p.default), z, dim) for p in self.params]
+        return fused.call(self, kernel, z, dim % size, None if mask is None else checked_mask(z, mask), values)
 
     def solution(
         self, z: Tensor, dim: int = -1, *, mask: Tensor | None = None, backend: str | None = None, **params: object

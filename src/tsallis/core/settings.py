@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from types import TracebackType
 from typing import Generic, TypeVar
 
@@ -35,6 +36,8 @@ class Restore(Generic[T]):
 
 
 BACKEND: Setting[str | None] = Setting(None)
+# Read once: looking it up in every call would take as long as a small softmax.
+BACKEND_FROM_ENVIRONMENT: Setting[str | None] = Setting(os.environ.get("TSALLIS_BACKEND") or None)
 DEBUG: Setting[bool] = Setting(False)
 
 

@@ -29,32 +29,16 @@ def _supports(signature: Signature) -> str | None:
     return _numba_missing()
 
 
-class Lazy:
-    """A kernel of `calls`, made when first used."""
+def offer(mapping: str, kind: str, **options: Any) -> None:
+    """Add the kernel of a mapping: a class of `calls`, imported when first used."""
 
-    def __init__(self, kind: str, **options: Any) -> None:
-        self._make = cache(lambda: self._import(kind, options))
-
-    @staticmethod
-    def _import(kind: str, options: dict[str, Any]) -> Any:
+    @cache
+    def make() -> Any:
         from . import calls
 
         return getattr(calls, kind)(**options)
 
-    def __call__(self, *arguments: Any) -> Any:
-        return self._make()(*arguments)
-
-    def forward(self, *arguments: Any) -> Any:
-        return self._make().forward(*arguments)
-
-    def backward(self, *arguments: Any) -> Any:
-        return self._make().backward(*arguments)
-
-
-def offer(mapping: str, kind: str, **options: Any) -> None:
-    """Add the kernel of a mapping."""
-    kernel = Lazy(kind, **options)
-    add_kernel(mapping, Kernel("cpu", kernel, 10, _supports, fused=kernel))
+    add_kernel(mapping, Kernel("cpu", lambda z, *params: make()(z, *params), 10, _supports, make))
 
 
 def offer_all() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,11 +14,7 @@ from .rows import BLOCK, LONGEST_IN_TILES, room
 from .simplex import ENTMAX15, NORMMAX, POWER, SPARSEMAX
 
 Number = float | Tensor
-NO_STRIDES = (1, 1, *(0,) * 18)
-
-
-def _address(tensor: Tensor | None) -> int:
-    return 0 if tensor is None else tensor.data_ptr()
+LANES = {torch.float32: 16, torch.float64: 8}
 
 
 def _one_or_many(value: Number) -> tuple[float, Tensor | None]:
@@ -30,6 +27,21 @@ def _one_or_many(value: Number) -> tuple[float, Tensor | None]:
 def rows_last(t: Tensor, dim: int) -> Tensor:
     """The tensor with its rows in the last dimension."""
     return t if dim == t.dim() - 1 else t.movedim(dim, -1)
+
+
+def _laid_out(
+    z: Tensor, p: Tensor, dim: int, mask: Tensor | None, *params: Tensor | None
+) -> tuple[Any, ...]:
+    """(z, mask, *params, strides of the job), copied only if their strides are more than a job can hold."""
+    x, q = rows_last(z, dim), rows_last(p, dim)
+    mask = None if mask is None else rows_last(mask.expand(z.shape), dim)
+    strides = layout(x, q, mask, *params)
+    if strides is None:
+        x = x.contiguous()
+        mask = None if mask is None else mask.contiguous()
+        params = tuple(None if t is None else t.expand(*x.shape[:-1], 1).contiguous() for t in params)
+        strides = layout(x, q, mask, *params)
+    return x, mask, *params, strides
 
 
 class Simplex:
@@ -59,54 +71,47 @@ class Simplex:
         threshold: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         kind, value, alpha = self._alpha(params)
-        n = z.shape[dim]
-        rows, short = z.numel() // n, n <= LONGEST_IN_TILES
+        entries, n = z.numel(), z.shape[dim]
+        rows, short, powers = entries // n, n <= LONGEST_IN_TILES, kind >= POWER
         plain = mask is None and dim == z.dim() - 1 and z.is_contiguous()
         p = torch.empty_like(z, memory_format=torch.contiguous_format)
-        strides = NO_STRIDES
+        strides: tuple[int, ...] = ()
         if alpha is not None or not plain:
-            x, q = rows_last(z, dim), rows_last(p, dim)
-            mask = None if mask is None else rows_last(mask.expand(z.shape), dim)
-            found = layout(x, q, mask, alpha, None)
-            if found is None:
-                x = z = x.contiguous()
-                mask = None if mask is None else mask.contiguous()
-                alpha = None if alpha is None else alpha.expand(*x.shape[:-1], 1).contiguous()
-                found = layout(x, q, mask, alpha, None)
-            strides = found or NO_STRIDES
-        powers = kind >= POWER
-        chunks = chunks_of(rows, z.numel(), FEW_POWERS if powers else FEW)
-        L = 64 // z.element_size()
-        bare = plain and n <= (2 if powers else 16) * L
-        work = None if bare else z.new_empty(chunks * room.py_func(n, L, plain))
-        hits = torch.empty(rows, -(-n // BLOCK), dtype=torch.uint8) if train and not short and kind != NORMMAX else None
+            z, mask, alpha, strides = _laid_out(z, p, dim, mask, alpha)
+        chunks = chunks_of(rows, entries, FEW_POWERS if powers else FEW)
+        L = LANES[z.dtype]
+        work = None
+        if not plain or n > (2 if powers else 16) * L:
+            work = z.new_empty(chunks * room.py_func(n, L, plain))
+        hits = None
+        if train and not short and kind != NORMMAX:
+            hits = torch.empty(rows, -(-n // BLOCK), dtype=torch.uint8)
         job = (
-            z.data_ptr(), p.data_ptr(), _address(threshold), _address(mask), _address(hits), _address(work),
-            _address(alpha), 0, 0, n, 0, plain, *strides,
+            z.data_ptr(), p.data_ptr(), 0 if threshold is None else threshold.data_ptr(),
+            0 if mask is None else mask.data_ptr(), 0 if hits is None else hits.data_ptr(),
+            0 if work is None else work.data_ptr(), 0 if alpha is None else alpha.data_ptr(),
+            0, 0, n, 0, plain, *strides,
         )  # fmt: skip
         run(simplex.kernel(kind, short), job, value, 0.0, z.dtype, rows, chunks)
         return p, hits
 
     def backward(
-        self, p: Tensor, g: Tensor, dim: int, params: Sequence[Number], hits: Tensor | None, wanted: Sequence[bool]
+        self, p: Tensor, g: Tensor, dim: int, params: Sequence[Number], kept: Tensor | None, wanted: Sequence[bool]
     ) -> tuple[Tensor, list[Tensor | None]]:
         kind, value, alpha = self._alpha(params)
         n = p.shape[dim]
         rows, plain = p.numel() // n, dim == p.dim() - 1
         g, dz = g.contiguous(), torch.empty_like(p)
-        strides = NO_STRIDES
+        strides: tuple[int, ...] = ()
         if alpha is not None or not plain:
-            q = rows_last(p, dim)
-            strides = layout(q, q, None, alpha, None)
-            if strides is None:
-                alpha = None if alpha is None else alpha.expand(*q.shape[:-1], 1).contiguous()
-                strides = layout(q, q, None, alpha, None) or NO_STRIDES
+            _, _, alpha, strides = _laid_out(p, p, dim, None, alpha)
         dalpha = p.new_empty(*rows_last(p, dim).shape[:-1], 1) if any(wanted) else None
         chunks = chunks_of(rows, p.numel(), FEW_POWERS if kind >= POWER else FEW)
         work = None if plain else p.new_empty(chunks * 3 * n)
         job = (
-            g.data_ptr(), p.data_ptr(), _address(dalpha), 0, _address(hits), _address(work),
-            _address(alpha), 0, dz.data_ptr(), n, 0, plain, *strides,
+            g.data_ptr(), p.data_ptr(), 0 if dalpha is None else dalpha.data_ptr(), 0,
+            0 if kept is None else kept.data_ptr(), 0 if work is None else work.data_ptr(),
+            0 if alpha is None else alpha.data_ptr(), 0, dz.data_ptr(), n, 0, plain, *strides,
         )  # fmt: skip
         run(gradients.gradient(kind), job, value, 0.0, p.dtype, rows, chunks)
         return dz, [dalpha] if self.fixed is None else []
