@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch._C import _are_functorch_transforms_active as are_transforms_active
 from torch._C import _len_torch_dispatch_stack as dispatch_modes
+from torch._C._functorch import is_legacy_batchedtensor
 from torch.autograd import forward_ad
 
 from . import implicit
@@ -36,6 +37,7 @@ def is_plain(x: Tensor) -> bool:
         and forward_ad._current_level < 0
         and not x.is_neg()
         and not x._is_zerotensor()
+        and not is_legacy_batchedtensor(x)
     )
 
 

@@ -10,11 +10,15 @@ from torch import Tensor
 
 from . import gradients, simplex
 from .jobs import FEW, FEW_POWERS, chunks_of, layout, run
-from .rows import BLOCK, LONGEST_IN_TILES, room
+from .rows import LONGEST_IN_TILES, room
 from .simplex import ENTMAX15, NORMMAX, POWER, SPARSEMAX
 
 Number = float | Tensor
 LANES = {torch.float32: 16, torch.float64: 8}
+# From so many vectors on a row's vectors in use are noted for the backward pass.
+NOTED = 16
+# Results of more bytes will not stay in the cache, whatever is done.
+LARGE = 2**24
 
 
 def _one_or_many(value: Number) -> tuple[float, Tensor | None]:
@@ -84,13 +88,13 @@ class Simplex:
         if not plain or n > (2 if powers else 16) * L:
             work = z.new_empty(chunks * room.py_func(n, L, plain))
         hits = None
-        if train and not short and kind != NORMMAX:
-            hits = torch.empty(rows, -(-n // BLOCK), dtype=torch.uint8)
+        if train and n >= NOTED * L and kind != NORMMAX:
+            hits = torch.empty(rows, -(-n // L), dtype=torch.uint8)
         job = (
             z.data_ptr(), p.data_ptr(), 0 if threshold is None else threshold.data_ptr(),
             0 if mask is None else mask.data_ptr(), 0 if hits is None else hits.data_ptr(),
             0 if work is None else work.data_ptr(), 0 if alpha is None else alpha.data_ptr(),
-            0, 0, n, 0, plain, *strides,
+            0, 0, n, entries * z.element_size() > LARGE, plain, *strides,
         )  # fmt: skip
         run(simplex.kernel(kind, short), job, value, 0.0, z.dtype, rows, chunks)
         return p, hits
@@ -108,10 +112,12 @@ class Simplex:
         dalpha = p.new_empty(*rows_last(p, dim).shape[:-1], 1) if any(wanted) else None
         chunks = chunks_of(rows, p.numel(), FEW_POWERS if kind >= POWER else FEW)
         work = None if plain else p.new_empty(chunks * 3 * n)
+        places = None if kept is None else torch.empty(chunks * (kept.shape[-1] + 1), dtype=torch.int64)
         job = (
             g.data_ptr(), p.data_ptr(), 0 if dalpha is None else dalpha.data_ptr(), 0,
             0 if kept is None else kept.data_ptr(), 0 if work is None else work.data_ptr(),
-            0 if alpha is None else alpha.data_ptr(), 0, dz.data_ptr(), n, 0, plain, *strides,
+            0 if alpha is None else alpha.data_ptr(), 0 if places is None else places.data_ptr(),
+            dz.data_ptr(), n, p.numel() * p.element_size() > LARGE, plain, *strides,
         )  # fmt: skip
         run(gradients.gradient(kind), job, value, 0.0, p.dtype, rows, chunks)
         return dz, [dalpha] if self.fixed is None else []

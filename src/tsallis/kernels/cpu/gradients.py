@@ -17,10 +17,10 @@ from .powers import exp2, log2, tsallis_log_slope
 from .rows import (
     ALPHA,
     ALPHA_STRIDES,
-    BLOCK,
     BYTE,
     HITS,
     INTEGER,
+    PAST,
     PLAIN,
     RESULT,
     RESULT_STRIDES,
@@ -28,6 +28,7 @@ from .rows import (
     SLOPES,
     THRESHOLD,
     WORK,
+    K,
     N,
     deliver,
     fetch,
@@ -38,7 +39,7 @@ from .simd import (
     NAN,
     add_up,
     choose,
-    clear,
+    fence,
     first_of,
     lanes,
     like,
@@ -55,9 +56,7 @@ from .simd import (
 )
 from .simplex import ENTMAX15, NORMMAX, POWER, SPARSEMAX
 from .steep import tangent
-
-# Partial sums are closed after so many entries, as in `sweeps`.
-CHUNK = 1024
+from .sweeps import CHUNK, clear
 
 
 @device
@@ -131,17 +130,21 @@ def _make_row(weight: Any) -> Any:
         return add_up(total)
 
     @device
-    def row(p, g, dz, n, alpha, hits, noted, wanted):
-        """dz of a row; returns dalpha."""
-        size = BLOCK if noted else CHUNK
-        blocks = (n + size - 1) // size
+    def row(p, g, dz, n, alpha, hits, noted, places, past, wanted):
+        """dz of a row; returns dalpha. ``hits`` are the forward pass's notes, ``places`` is room to list them."""
+        L = lanes(p)
+        size, parts = CHUNK, (n + CHUNK - 1) // CHUNK
         if noted:
-            clear(dz, n)
+            clear(dz, n, past)
+            size, vectors, parts = L, (n + L - 1) // L, 0
+            for v in range(vectors):
+                poke(places, parts, v)
+                parts += peek(hits, v)
         W, G = splat(p, 0.0), splat(p, 0.0)
-        for b in range(blocks):
-            if not noted or peek(hits, b) != 0:
-                w, wg = gather(p, g, dz, b * size, min(n, (b + 1) * size), alpha)
-                W, G = W + w, G + wg
+        for i in range(parts):
+            start = (peek(places, i) if noted else i) * size
+            w, wg = gather(p, g, dz, start, min(n, start + size), alpha)
+            W, G = W + w, G + wg
         heft = add_up(W)
         mean = add_up(G) / heft if heft > 0.0 else 0.0 * heft
         total, origin = 0.0, 0.0 * heft
@@ -149,9 +152,9 @@ def _make_row(weight: Any) -> Any:
             # The dz sum to zero: D may be measured from its value anywhere, best where it is most of the time.
             some = first_positive(p, n)
             origin = first_of(tsallis_log_slope(splat(p, some), splat(p, alpha - 1.0)))
-        for b in range(blocks):
-            if not noted or peek(hits, b) != 0:
-                total += scatter(p, g, dz, b * size, min(n, (b + 1) * size), mean, alpha, wanted, origin)
+        for i in range(parts):
+            start = (peek(places, i) if noted else i) * size
+            total += scatter(p, g, dz, start, min(n, start + size), mean, alpha, wanted, origin)
         return -total
 
     return row
@@ -171,8 +174,11 @@ def _make(kind: int) -> Entry:
             pointer(peek(job, THRESHOLD), one),
         )  # fmt: skip
         n, plain, wanted = peek(job, N), peek(job, PLAIN) != 0, peek(job, THRESHOLD) != 0
-        hits, noted, blocks = pointer(peek(job, HITS), BYTE), peek(job, HITS) != 0, (n + BLOCK - 1) // BLOCK
+        hits, noted, past = pointer(peek(job, HITS), BYTE), peek(job, HITS) != 0, peek(job, PAST) != 0
+        L = lanes(p_all)
+        vectors = (n + L - 1) // L
         room = offset(pointer(peek(job, WORK), one), chunk * 3 * n)
+        places = pointer(peek(job, K) + chunk * 8 * (vectors + 1), INTEGER)
         for r in range(first, last):
             p, g, dz = offset(p_all, r * n), offset(g_all, r * n), offset(dz_all, r * n)
             if not plain:
@@ -187,11 +193,15 @@ def _make(kind: int) -> Entry:
                 tangent(p, g, n, alpha, False, dz, False, False)
                 slope = -tangent(p, g, n, alpha, False, dz, True, False) if wanted else 0.0
             else:
-                slope = row_gradient(p, g, dz, n, alpha, offset(hits, r * blocks), noted, wanted)
+                slope = row_gradient(
+                    p, g, dz, n, alpha, offset(hits, r * vectors), noted, places, past, wanted
+                )
             if wanted:
                 poke(dalpha, r, slope)
             if not plain:
                 deliver(job, dz, r, n, dz_all)
+        if past:
+            fence()
         return source
 
     return Entry(gradient)

@@ -13,12 +13,12 @@ from typing import Any
 
 from .compiler import device
 from .packing import pack, pack_blocks, unpack_blocks
-from .rows import BLOCK
+from .rows import BLOCK, fill
+from .short import NOISE
 from .simd import (
     INF,
     NAN,
     add_up,
-    clear,
     epsilon,
     first_of,
     greater,
@@ -28,13 +28,12 @@ from .simd import (
     load_first,
     offset,
     peek,
-    poke,
     some,
     splat,
     store,
     unordered,
 )
-from .sweeps import make_sweep, scaled
+from .sweeps import clear, make_sweep, scaled
 from .tiles import row_maxima, tile
 
 # The sum from which one Newton step ends within rounding, as the error of the next is its square.
@@ -85,10 +84,10 @@ def make_long(
     sweep = make_sweep(evaluate, write=True, slopes=slopes)
 
     @device
-    def solve(z, out, n, scale, exponent, maxima, values, results, hits, note, state):
+    def solve(z, out, n, scale, exponent, maxima, values, results, hits, note, past, state):
         """Solve a row. ``maxima`` has room for a number per block and a vector,
-        ``values`` and ``results`` for n and a vector. With ``note``, ``hits``
-        says of each block whether it has an entry with p > 0. ``state`` as in `make_short`.
+        ``values`` and ``results`` for n and a vector; ``hits`` as in
+        `packing.unpack`, ``past`` as in `sweeps.clear`, ``state`` as in `make_short`.
         """
         L = lanes(z)
         blocks = (n + BLOCK - 1) // BLOCK
@@ -116,6 +115,7 @@ def make_long(
             source, target, base = values, results, 0.0 * top
         near = not dense
         S, W = M, M
+        before = first_of(M) * 0.0 + INF
         for _ in range(SWEEPS):
             A, B = arguments(splat(z, base), X, Y, scale, exponent)
             first, second = first_of(A), first_of(B)
@@ -127,9 +127,11 @@ def make_long(
             S, W = splat(z, add_up(s)), splat(z, add_up(w))
             moved, rest, error = advance(S, W, X, Y, scale, exponent)
             off = abs(first_of(error))
-            tolerance = (8.0 + math.sqrt(size) / 16.0) * epsilon(z)
-            if near and off <= tolerance:
+            tolerance = (2.0 + math.sqrt(size) / 16.0) * epsilon(z)
+            # What no longer shrinks is noise.
+            if near and (off <= tolerance or NOISE * tolerance > off > 0.25 * before):
                 break
+            before = off
             near = near or off <= NEARLY
             X, Y = moved, rest
             if not dense and off > FAR and size > 8 * L:
@@ -137,13 +139,15 @@ def make_long(
                 size = pack(values, size, base, cut, values)
         factor = first_of(1.0 / (W if slopes else S)) if normalise else 1.0 + base * 0.0
         if not dense:
-            clear(out, n)
-            unpack_blocks(z, n, top, cut, maxima, BLOCK, results, factor, out)
-        elif normalise:
-            scaled(out, n, factor)
-        if note:
-            for b in range(blocks):
-                poke(hits, b, 1 if dense or peek(maxima, b) - top > cut else 0)
+            clear(out, n, past)
+            if note:
+                fill(hits, (n + L - 1) // L, 0)
+            unpack_blocks(z, n, top, cut, maxima, BLOCK, results, factor, out, hits, note)
+        else:
+            if normalise:
+                scaled(out, n, factor)
+            if note:
+                fill(hits, (n + L - 1) // L, 1)
         store(state, L, X)
         store(state, 2 * L, Y)
         store(state, 3 * L, S)

@@ -114,7 +114,7 @@ def normmax_scalars(p, g, dz, n, alpha, wanted):
 
 
 @device
-def normmax_row(p, g, dz, n, alpha, hits, noted, wanted):
+def normmax_row(p, g, dz, n, alpha, hits, noted, places, past, wanted):
     """dz of a row; returns dalpha."""
     if alpha <= STEEP:
         return float(normmax_vectors(p, g, dz, n, alpha, wanted))

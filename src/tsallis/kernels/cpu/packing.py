@@ -8,7 +8,7 @@ from the beginning. Each function has two bodies, for machines that compress vec
 from __future__ import annotations
 
 from .compiler import PACKS, device
-from .simd import INF, compress, count, expand, lanes, load, load_first, peek, poke, splat, store, store_first
+from .simd import INF, compress, count, expand, lanes, load, load_first, peek, poke, some, splat, store, store_first
 
 
 @device
@@ -33,27 +33,37 @@ def _pack_scalars(z, start, end, top, cut, values, k):
 
 
 @device
-def _unpack_vectors(z, start, end, top, cut, values, k, factor, out):
+def _unpack_vectors(z, start, end, top, cut, values, k, factor, out, hits, note):
     L = lanes(z)
     M, C, f = splat(z, top), splat(z, cut), splat(z, factor)
     j = start
     while j + L <= end:
         kept = load(z, j) - M > C
-        store(out, j, expand(load(values, k), kept) * f)
+        p = expand(load(values, k), kept) * f
+        store(out, j, p)
+        if note:
+            poke(hits, j // L, some(p > 0.0))
         k += count(kept)
         j += L
     if j < end:
         kept = load_first(z, j, end - j, splat(z, -INF)) - M > C
-        store_first(out, j, end - j, expand(load(values, k), kept) * f)
+        p = expand(load(values, k), kept) * f
+        store_first(out, j, end - j, p)
+        if note:
+            poke(hits, j // L, some(p > 0.0))
         k += count(kept)
     return k
 
 
 @device
-def _unpack_scalars(z, start, end, top, cut, values, k, factor, out):
+def _unpack_scalars(z, start, end, top, cut, values, k, factor, out, hits, note):
+    L = lanes(z)
     for j in range(start, end):
         kept = peek(z, j) - top > cut
-        poke(out, j, peek(values, k) * factor if kept else 0.0)
+        p = peek(values, k) * factor if kept else 0.0
+        poke(out, j, p)
+        if note:
+            poke(hits, j // L, p > 0.0 or (j % L != 0 and peek(hits, j // L) != 0))
         k += kept
     return k
 
@@ -80,9 +90,11 @@ def pack(z, n, top, cut, values):
 
 
 @device
-def unpack(z, n, top, cut, values, factor, out):
-    """Values of the entries `pack` took, times a number, back in their places; zeros in the others."""
-    _unpack(z, 0, n, top, cut, values, 0, factor, out)
+def unpack(z, n, top, cut, values, factor, out, hits, note):
+    """Values of the entries `pack` took, times a number, back in their places; zeros in the others. With ``note``,
+    ``hits`` says of each vector of the row whether it has an entry above 0.
+    """
+    _unpack(z, 0, n, top, cut, values, 0, factor, out, hits, note)
 
 
 @device
@@ -99,9 +111,9 @@ def pack_blocks(z, n, top, cut, maxima, size, values):
 
 
 @device
-def unpack_blocks(z, n, top, cut, maxima, size, values, factor, out):
-    """As `unpack`, for `pack_blocks`; the other blocks must be zero already."""
+def unpack_blocks(z, n, top, cut, maxima, size, values, factor, out, hits, note):
+    """As `unpack`, for `pack_blocks`; the rest of the row and of the hits must be zero already."""
     k = 0
     for b in range((n + size - 1) // size):
         if peek(maxima, b) - top > cut:
-            k = _unpack(z, b * size, min(n, (b + 1) * size), top, cut, values, k, factor, out)
+            k = _unpack(z, b * size, min(n, (b + 1) * size), top, cut, values, k, factor, out, hits, note)

@@ -2,7 +2,8 @@
 
 It begins with addresses (0 where there is nothing) and sizes. Rows are counted along up to three leading dimensions of
 sizes (any, N1, N2); each tensor has a stride for each of them, and one along the row. Where scores and result are
-unmasked contiguous rows (PLAIN) these strides are not read. `jobs.py` writes jobs, the names below read them.
+unmasked contiguous rows (PLAIN) these strides are not read. HITS has a byte for each vector
+of each row, PAST says whether zeros are written past the caches. `jobs.py` writes jobs, the names below read them.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ LONGEST_IN_TILES = 4096
 BLOCK = 64
 
 SCORES, RESULT, THRESHOLD, MASK, HITS, WORK, ALPHA, K, SLOPES = range(9)
-N, MEMBER, PLAIN, N1, N2 = range(9, 14)
+N, PAST, PLAIN, N1, N2 = range(9, 14)
 SCORES_STRIDES, RESULT_STRIDES, MASK_STRIDES, ALPHA_STRIDES, K_STRIDES, LENGTH = 14, 18, 22, 26, 29, 32
 
 

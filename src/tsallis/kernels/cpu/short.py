@@ -12,11 +12,13 @@ from typing import Any
 
 from .compiler import PACKS, device
 from .packing import pack, unpack
+from .rows import fill
 from .simd import (
     INF,
     NAN,
     choose,
     epsilon,
+    greater,
     lanes,
     like,
     load,
@@ -32,6 +34,8 @@ from .tiles import row_maxima, row_sums, tile, transpose
 
 # A start is good enough where the sum is right to this; each step of the start costs a tenth of a sweep or less.
 CLOSE = 0.02
+# Errors below this many tolerances may be rounding.
+NOISE = 32.0
 GUESSES, SWEEPS = 6, 16
 
 
@@ -47,9 +51,9 @@ def make_short(
     least = 2 if normalise else 16
 
     @device
-    def solve(z, stride, out, out_stride, rows, n, scale, exponent, tolerance, values, results, state):
+    def solve(z, stride, out, out_stride, rows, n, scale, exponent, tolerance, values, results, hits, note, state):
         """Solve ``rows`` rows that are ``stride`` apart. ``values`` and ``results`` are room for a tile of rows, each
-        one vector longer. ``state`` receives five vectors: the largest entries (NaN where a row has a NaN), X, Y, S and
+        one vector longer. ``hits`` as in `packing.unpack`. ``state`` receives five vectors: the largest entries (NaN where a row has a NaN), X, Y, S and
         W; rows whose largest entry is not finite are left as they come.
         """
         L = lanes(z)
@@ -83,6 +87,7 @@ def make_short(
                 poke(sizes, r, pack(row, n, peek(state, r), cut, offset(values, r * width)))
         # Packed rows are measured from their top.
         origin = choose(load(sizes, 0) < 0.0, base, 0.0)
+        before = like(M, INF)
         for _ in range(SWEEPS):
             A, B = arguments(origin, X, Y, scale, exponent)
             store(state, L, A)
@@ -103,20 +108,26 @@ def make_short(
                     store(W_tile, r * L, w)
             S, W = row_sums(S_tile), row_sums(W_tile)
             moved, rest, error = advance(S, W, X, Y, scale, exponent)
-            todo = todo & ((error > tolerance) | (error < -tolerance))
+            off = greater(error, 0.0 - error)
+            # What no longer shrinks is noise.
+            todo = todo & (off > tolerance) & ((off > NOISE * tolerance) | (off < 0.25 * before))
+            before = off
             if not some(todo):
                 break
             X, Y = choose(todo, moved, X), choose(todo, rest, Y)
-        if normalise or packs:
-            store(state, L, 1.0 / (W if slopes else S) if normalise else like(M, 1.0))
-            for r in range(rows):
-                row, row_out, factor = offset(z, r * stride), offset(out, r * out_stride), peek(state, L + r)
-                if packs and peek(sizes, r) >= 0.0:
-                    unpack(
-                        row, n, peek(state, r), peek(sizes, L + r), offset(results, r * width), factor, row_out
-                    )
-                elif normalise:
+        store(state, L, 1.0 / (W if slopes else S) if normalise else like(M, 1.0))
+        vectors = (n + L - 1) // L
+        for r in range(rows):
+            row, row_out, factor = offset(z, r * stride), offset(out, r * out_stride), peek(state, L + r)
+            noted = offset(hits, r * vectors)
+            if packs and peek(sizes, r) >= 0.0:
+                values_at = offset(results, r * width)
+                unpack(row, n, peek(state, r), peek(sizes, L + r), values_at, factor, row_out, noted, note)
+            else:
+                if normalise:
                     scaled(row_out, n, factor)
+                if note:
+                    fill(noted, vectors, 1)
         store(state, 0, M)
         store(state, L, X)
         store(state, 2 * L, Y)

@@ -195,15 +195,38 @@ def store_first(typingctx: Any, ptr: Any, index: Any, count: Any, value: Any) ->
 
 
 @intrinsic
-def clear(typingctx: Any, ptr: Any, size: Any) -> Any:
-    """Zeros in ptr[0:size]."""
+def store_past(typingctx: Any, ptr: Any, index: Any, value: Any) -> Any:
+    """As `store`, to a place aligned as vectors are, past the caches: for what will not be read soon."""
 
     def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        bytes_ = builder.mul(args[1], I64(ptr.dtype.bitwidth // 8))
-        cgutils.memset(builder, args[0], bytes_, 0)
+        where = vector_at(builder, args[0], args[1], args[2].type)
+        written = builder.store(args[2], where, align=BYTES)
+        written.set_metadata("nontemporal", builder.module.add_metadata([I32(1)]))
         return context.get_dummy_value()
 
-    return types.void(ptr, types.int64), code
+    return types.void(ptr, types.int64, value), code
+
+
+@intrinsic
+def fence(typingctx: Any) -> Any:
+    """Let everything stored be seen before what is stored from here on."""
+
+    def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        builder.fence("seq_cst")
+        return context.get_dummy_value()
+
+    return types.void(), code
+
+
+@intrinsic
+def misalignment(typingctx: Any, ptr: Any) -> Any:
+    """How many elements the pointer is past a place aligned as vectors are."""
+
+    def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        bytes_ = builder.and_(builder.ptrtoint(args[0], I64), I64(BYTES - 1))
+        return builder.udiv(bytes_, I64(ptr.dtype.bitwidth // 8))
+
+    return types.int64(ptr), code
 
 
 # --- between scalars and vectors --------------------------------------------------------------------------------------
@@ -290,35 +313,6 @@ def _packing(doc: str, name: str) -> Any:
 # Both for AVX-512 only: see `compiler.PACKS`.
 compress = _packing("The lanes that are true, moved to the front; zeros behind them.", "compress")
 expand = _packing("The first lanes, moved to those that are true; zeros elsewhere.", "expand")
-
-
-def _integer(dtype: Any) -> Any:
-    """The integers that fill a vector as these numbers do."""
-    return types.int32 if dtype == types.float32 else types.int64
-
-
-@intrinsic
-def index_pointer(typingctx: Any, address: Any, like: Any) -> Any:
-    """The address as a pointer to integers: int32 beside float32, int64 beside float64."""
-
-    def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return builder.inttoptr(args[0], llvm_type(context, sig.return_type))
-
-    return types.CPointer(_integer(like.dtype))(types.int64, like), code
-
-
-@intrinsic
-def numbered(typingctx: Any, start: Any, like: Any) -> Any:
-    """start, start + 1, ... in the integers of `index_pointer`."""
-    result = Vector(_integer(like.dtype), like.lanes)
-
-    def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        vector = llvm_type(context, result)
-        first = builder.trunc(args[0], I32) if vector.element == I32 else args[0]
-        steps = ir.Constant(vector, list(range(result.lanes)))
-        return builder.add(_splat(context, builder, vector, first), steps)
-
-    return result(types.int64, like), code
 
 
 # --- arithmetic -------------------------------------------------------------------------------------------------------

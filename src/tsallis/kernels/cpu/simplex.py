@@ -11,10 +11,10 @@ from .long import make_long
 from .rows import (
     ALPHA,
     ALPHA_STRIDES,
-    BLOCK,
     BYTE,
     HITS,
     INTEGER,
+    PAST,
     PLAIN,
     RESULT,
     SCORES,
@@ -29,7 +29,7 @@ from .rows import (
     room,
 )
 from .short import make_short
-from .simd import INF, NAN, epsilon, lanes, load, offset, peek, pointer, poke, splat
+from .simd import INF, NAN, epsilon, fence, lanes, load, offset, peek, pointer, poke, splat
 from .steep import entmax_row
 from .tiles import tile
 
@@ -87,12 +87,13 @@ def _make(kind: int, short: bool) -> Entry:
             pointer(peek(job, SCORES), one), pointer(peek(job, RESULT), one), pointer(peek(job, THRESHOLD), one)
         )  # fmt: skip
         n, plain = peek(job, N), peek(job, PLAIN) != 0
-        hits, note, blocks = pointer(peek(job, HITS), BYTE), peek(job, HITS) != 0, (n + BLOCK - 1) // BLOCK
+        hits, note, past = pointer(peek(job, HITS), BYTE), peek(job, HITS) != 0, peek(job, PAST) != 0
         L = lanes(z)
+        vectors = (n + L - 1) // L
         work = offset(pointer(peek(job, WORK), one), chunk * room(n, L, plain))
         fetched = offset(work, room(n, L, True))
         state, scales, exponents = tile(z), tile(z), tile(z)
-        tolerance = (8.0 + math.sqrt(n) / 16.0) * epsilon(z)
+        tolerance = (2.0 + math.sqrt(n) / 16.0) * epsilon(z)
         step = L if short or not plain else 1
         for row in range(first, last, step):
             rows = min(step, last - row)
@@ -108,15 +109,17 @@ def _make(kind: int, short: bool) -> Entry:
                     fetch(job, z, SCORES_STRIDES, row + r, n, offset(scores, r * n))
             if short:
                 K, E = load(scales, 0), load(exponents, 0)
-                solve_tile(scores, n, result, n, rows, n, K, E, tolerance, work, offset(work, L * (n + L)), state)
+                noted = offset(hits, row * vectors)
+                values = offset(work, L * (n + L))
+                solve_tile(scores, n, result, n, rows, n, K, E, tolerance, work, values, noted, note, state)
             for r in range(rows):
                 x, p, at = offset(scores, r * n), offset(result, r * n), r
                 if not short:
                     at = 0
                     K, E = splat(z, peek(scales, r)), splat(z, peek(exponents, r))
-                    noted = offset(hits, (row + r) * blocks)
+                    noted = offset(hits, (row + r) * vectors)
                     maxima = offset(work, 2 * (n + L))
-                    solve_row(x, p, n, K, E, maxima, work, offset(work, n + L), noted, note, state)
+                    solve_row(x, p, n, K, E, maxima, work, offset(work, n + L), noted, note, past, state)
                 alpha = parameter(job, ALPHA, ALPHA_STRIDES, value, row + r)
                 solved, scale, exponent = _state(kind, alpha)
                 top, X, Y = peek(state, at), peek(state, L + at), peek(state, 2 * L + at)
@@ -131,11 +134,13 @@ def _make(kind: int, short: bool) -> Entry:
                 else:
                     fill(p, n, NAN)
                 if note and not (solved and -INF < top < INF):
-                    fill(offset(hits, (row + r) * blocks), blocks, 1)
+                    fill(offset(hits, (row + r) * vectors), vectors, 1)
                 if peek(job, THRESHOLD) != 0:
                     poke(thresholds, row + r, threshold)
                 if not plain:
                     deliver(job, p, row + r, n, out)
+        if past:
+            fence()
         return source
 
     return Entry(kernel)

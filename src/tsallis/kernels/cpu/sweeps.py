@@ -11,10 +11,12 @@ from .simd import (
     lanes,
     load,
     load_first,
+    misalignment,
     some,
     splat,
     store,
     store_first,
+    store_past,
     unordered,
 )
 
@@ -83,3 +85,22 @@ def scaled(out, n, factor):
         j += L
     if j < n:
         store_first(out, j, n - j, load_first(out, j, n - j, f) * f)
+
+
+@device
+def clear(out, n, past):
+    """Zeros in the whole row; ``past`` the caches, if it is part of something large."""
+    L = lanes(out)
+    zero = splat(out, 0.0)
+    j = 0
+    if past:
+        j = min((L - misalignment(out)) % L, n)
+        store_first(out, 0, j, zero)
+        while j + L <= n:
+            store_past(out, j, zero)
+            j += L
+    while j + L <= n:
+        store(out, j, zero)
+        j += L
+    if j < n:
+        store_first(out, j, n - j, zero)
