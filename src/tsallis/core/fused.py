@@ -49,22 +49,24 @@ class Fused(torch.autograd.Function):
         ctx: Any, mapping: Mapping, kernel: FusedKernel, z: Tensor, dim: int, mask: Tensor | None, *params: Number
     ) -> Tensor:
         p, kept = kernel.forward(z, dim, mask, params, True)
-        ctx.mapping, ctx.kernel, ctx.dim, ctx.params = mapping, kernel, dim, params
-        ctx.save_for_backward(p, kept, *(x for x in params if isinstance(x, Tensor)))
+        ctx.call = (mapping, kernel, dim, params)
+        ctx.save_for_backward(p, kept, *[x for x in params if isinstance(x, Tensor)])
         return p
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
         p, kept, *tensors = ctx.saved_tensors
-        if not ctx.params and not torch.is_grad_enabled() and is_plain(g):
-            return None, None, ctx.kernel.backward(p, g, ctx.dim, (), kept, ())[0], None, None
+        mapping, kernel, dim, params = ctx.call
+        plain = not torch.is_grad_enabled() and is_plain(g)
+        if plain and not params:
+            return None, None, kernel.backward(p, g, dim, (), kept, ())[0], None, None
         rest = iter(tensors)
-        params = tuple(next(rest) if isinstance(x, Tensor) else x for x in ctx.params)
+        params = tuple(next(rest) if isinstance(x, Tensor) else x for x in params)
         wanted = ctx.needs_input_grad[5:]
-        if torch.is_grad_enabled() or not is_plain(g):
-            dz, grads = _by_formula(ctx.mapping, p, g, ctx.dim, params, wanted)
+        if not plain:
+            dz, grads = _by_formula(mapping, p, g, dim, params, wanted)
         else:
-            dz, slopes = ctx.kernel.backward(p, g, ctx.dim, params, kept, wanted)
+            dz, slopes = kernel.backward(p, g, dim, params, kept, wanted)
             grads = [
                 implicit.sum_to(slope, x) if want and slope is not None and isinstance(x, Tensor) else None
                 for want, slope, x in zip(wanted, slopes, params, strict=True)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from . import gradients, simplex
+from .compiler import Entry
 from .jobs import FEW, FEW_POWERS, chunks_of, layout, run
 from .rows import LONGEST_IN_TILES, room
 from .simplex import ENTMAX15, NORMMAX, POWER, SPARSEMAX
@@ -48,15 +51,56 @@ def _laid_out(
     return x, mask, *params, strides
 
 
+class Plan(NamedTuple):
+    """What a call needs to know that does not depend on where its tensors lie."""
+
+    entry: Entry
+    rows: int
+    n: int
+    chunks: int
+    room: int
+    notes: int
+    past: bool
+
+
+@lru_cache(maxsize=1024)
+def _forward_plan(
+    kind: int, shape: tuple[int, ...], dim: int, dtype: torch.dtype, plain: bool, train: bool, threads: int
+) -> Plan:
+    """``room``: numbers of scratch memory, ``notes``: vectors per row to be noted for the backward pass."""
+    n, entries, L = shape[dim], math.prod(shape), LANES[dtype]
+    powers = kind in (POWER, NORMMAX)
+    chunks = chunks_of(entries // n, entries, FEW_POWERS if powers else FEW, threads)
+    needed = not plain or n > (2 if powers else 16) * L
+    notes = -(-n // L) if train and n >= NOTED * L and kind != NORMMAX else 0
+    entry = simplex.kernel(kind, n <= LONGEST_IN_TILES)
+    size = chunks * room.py_func(n, L, plain) if needed else 0
+    return Plan(entry, entries // n, n, chunks, size, notes, entries * dtype.itemsize > LARGE)
+
+
+@lru_cache(maxsize=1024)
+def _backward_plan(
+    kind: int, shape: tuple[int, ...], dim: int, dtype: torch.dtype, plain: bool, noted: bool, threads: int
+) -> Plan:
+    n, entries = shape[dim], math.prod(shape)
+    chunks = chunks_of(entries // n, entries, FEW_POWERS if kind in (POWER, NORMMAX) else FEW, threads)
+    places = chunks * (-(-n // LANES[dtype]) + 1) if noted else 0
+    past = entries * dtype.itemsize > LARGE
+    return Plan(gradients.gradient(kind), entries // n, n, chunks, 0 if plain else chunks * 3 * n, places, past)
+
+
 class Simplex:
     """Entmax (at one alpha, if given), or normmax."""
 
     def __init__(self, *, norm: bool = False, alpha: float | None = None) -> None:
-        self.norm, self.fixed = norm, alpha
+        self.norm = norm
+        self.fixed = None if alpha is None else ({2.0: SPARSEMAX, 1.5: ENTMAX15}[alpha], alpha, None)
 
     def _alpha(self, params: Sequence[Number]) -> tuple[int, float, Tensor | None]:
         """(member, alpha if all rows have the same, else alpha as a tensor)."""
-        value, alpha = _one_or_many(params[0]) if self.fixed is None else (self.fixed, None)
+        if self.fixed is not None:
+            return self.fixed
+        value, alpha = _one_or_many(params[0])
         if self.norm:
             return NORMMAX, value, alpha
         return (POWER if alpha is not None else {2.0: SPARSEMAX, 1.5: ENTMAX15}.get(value, POWER)), value, alpha
@@ -75,49 +119,41 @@ class Simplex:
         threshold: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         kind, value, alpha = self._alpha(params)
-        entries, n = z.numel(), z.shape[dim]
-        rows, short, powers = entries // n, n <= LONGEST_IN_TILES, kind >= POWER
         plain = mask is None and dim == z.dim() - 1 and z.is_contiguous()
+        plan = _forward_plan(kind, z.shape, dim, z.dtype, plain, train, torch.get_num_threads())
         p = torch.empty_like(z, memory_format=torch.contiguous_format)
         strides: tuple[int, ...] = ()
         if alpha is not None or not plain:
             z, mask, alpha, strides = _laid_out(z, p, dim, mask, alpha)
-        chunks = chunks_of(rows, entries, FEW_POWERS if powers else FEW)
-        L = LANES[z.dtype]
-        work = None
-        if not plain or n > (2 if powers else 16) * L:
-            work = z.new_empty(chunks * room.py_func(n, L, plain))
-        hits = None
-        if train and n >= NOTED * L and kind != NORMMAX:
-            hits = torch.empty(rows, -(-n // L), dtype=torch.uint8)
+        work = z.new_empty(plan.room) if plan.room else None
+        hits = torch.empty(plan.rows, plan.notes, dtype=torch.uint8) if plan.notes else None
         job = (
             z.data_ptr(), p.data_ptr(), 0 if threshold is None else threshold.data_ptr(),
             0 if mask is None else mask.data_ptr(), 0 if hits is None else hits.data_ptr(),
             0 if work is None else work.data_ptr(), 0 if alpha is None else alpha.data_ptr(),
-            0, 0, n, entries * z.element_size() > LARGE, plain, *strides,
+            0, 0, plan.n, plan.past, plain, *strides,
         )  # fmt: skip
-        run(simplex.kernel(kind, short), job, value, 0.0, z.dtype, rows, chunks)
+        run(plan.entry, job, value, 0.0, z.dtype, plan.rows, plan.chunks)
         return p, hits
 
     def backward(
         self, p: Tensor, g: Tensor, dim: int, params: Sequence[Number], kept: Tensor | None, wanted: Sequence[bool]
     ) -> tuple[Tensor, list[Tensor | None]]:
         kind, value, alpha = self._alpha(params)
-        n = p.shape[dim]
-        rows, plain = p.numel() // n, dim == p.dim() - 1
+        plain = dim == p.dim() - 1
+        plan = _backward_plan(kind, p.shape, dim, p.dtype, plain, kept is not None, torch.get_num_threads())
         g, dz = g.contiguous(), torch.empty_like(p)
         strides: tuple[int, ...] = ()
         if alpha is not None or not plain:
             _, _, alpha, strides = _laid_out(p, p, dim, None, alpha)
-        dalpha = p.new_empty(*rows_last(p, dim).shape[:-1], 1) if any(wanted) else None
-        chunks = chunks_of(rows, p.numel(), FEW_POWERS if kind >= POWER else FEW)
-        work = None if plain else p.new_empty(chunks * 3 * n)
-        places = None if kept is None else torch.empty(chunks * (kept.shape[-1] + 1), dtype=torch.int64)
+        dalpha = p.new_empty(*rows_last(p, dim).shape[:-1], 1) if True in wanted else None
+        work = p.new_empty(plan.room) if plan.room else None
+        places = torch.empty(plan.notes, dtype=torch.int64) if plan.notes else None
         job = (
             g.data_ptr(), p.data_ptr(), 0 if dalpha is None else dalpha.data_ptr(), 0,
             0 if kept is None else kept.data_ptr(), 0 if work is None else work.data_ptr(),
             0 if alpha is None else alpha.data_ptr(), 0 if places is None else places.data_ptr(),
-            dz.data_ptr(), n, p.numel() * p.element_size() > LARGE, plain, *strides,
+            dz.data_ptr(), plan.n, plan.past, plain, *strides,
         )  # fmt: skip
-        run(gradients.gradient(kind), job, value, 0.0, p.dtype, rows, chunks)
+        run(plan.entry, job, value, 0.0, p.dtype, plan.rows, plan.chunks)
         return dz, [dalpha] if self.fixed is None else []

@@ -8,15 +8,21 @@ compiled (`Entry` closes over it).
 from __future__ import annotations
 
 import hashlib
+from array import array
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from numba import njit, prange, typeof
+import numpy as np
+from llvmlite import ir
+from numba import cfunc, njit, typeof
 from numba.core import types
-from numba.core.errors import NumbaWarning
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic
+
+from .simd import peek, pointer
+from .threads import Team
 
 # Sums may not be re-associated; NaN and infinities mean what they are. Other flags fold tests for them to False.
 OPTIONS: dict[str, Any] = {"fastmath": {"contract", "arcp", "nsz", "afn"}, "error_model": "numpy", "nogil": True}
@@ -39,13 +45,14 @@ PACKS = "+avx512f" in _features()
 SOURCE = source_hash() + str(PACKS)
 
 
-def compiled(function: Callable[..., Any], **options: Any) -> Any:
-    """njit with the machine code kept on disk, if there is a place for it; `doctor` says whether there is."""
+def compiled(function: Callable[..., Any], maker: Any = njit) -> Any:
+    """Compile with the machine code kept on disk, if there is a place for it; `doctor` says whether there is."""
+    options = {name: value for name, value in OPTIONS.items() if maker is njit or name != "nogil"}
     try:
-        return njit(**OPTIONS, **options, cache=True)(function)
+        return maker(**options, cache=True)(function)
     except RuntimeError:
         # "no locator available": neither the package's folder nor the user's can be written.
-        return njit(**OPTIONS, **options)(function)
+        return maker(**options)(function)
 
 
 @intrinsic
@@ -63,27 +70,44 @@ def _invoke(typingctx: Any, address: Any, job: Any, value: Any, other: Any, one:
     return types.void(address, *kinds), code
 
 
-def _make_shared() -> Any:
+@intrinsic
+def _ask(typingctx: Any, address: Any) -> Any:
+    """Call a C function without arguments that returns an int."""
+
+    def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        kind = ir.FunctionType(ir.IntType(32), []).as_pointer()
+        return builder.sext(builder.call(builder.inttoptr(args[0], kind), []), ir.IntType(64))
+
+    return types.int64(types.int64), code
+
+
+def _team_member(one: Any) -> Any:
+    """What each thread of a team does with a shared job, as a C function of its address."""
     source = SOURCE
+    word, number = np.int64(0), np.float64(0)
 
-    def shared(address, job, value, other, one, rows, chunks):
-        for c in prange(chunks):
-            _invoke(address, job, value, other, one, rows * c // chunks, rows * (c + 1) // chunks, c)
-        return source
+    def work(at):
+        shared, numbers = pointer(at, word), pointer(at, number)
+        threads, rows, chunks = _ask(peek(shared, 3)), peek(shared, 4), peek(shared, 5)
+        for c in range(_ask(peek(shared, 2)), chunks, threads):
+            first, last = rows * c // chunks, rows * (c + 1) // chunks
+            _invoke(peek(shared, 0), peek(shared, 1), peek(numbers, 6), peek(numbers, 7), one, first, last, c)
+        if not source:
+            _invoke(0, 0, 0.0, 0.0, one, 0, 0, 0)
 
-    return compiled(shared, parallel=True)
+    return compiled(work, maker=partial(cfunc, types.void(types.int64)))
 
 
 class Entry:
     """A kernel (job, value, other, one, first, last, chunk); ``one`` is a 1 of the dtype."""
 
-    _shared: Any = None
+    _members: ClassVar[dict[Any, int]] = {}
 
     def __init__(self, function: Callable[..., None]) -> None:
         self.serial = compiled(function)
         self._addresses: dict[Any, int] = {}
 
-    def address(self, one: Any) -> int:
+    def _address(self, one: Any) -> int:
         """Of the machine code for this dtype."""
         if (found := self._addresses.get(type(one))) is None:
             i, f = types.int64, types.float64
@@ -94,8 +118,10 @@ class Entry:
             self._addresses[type(one)] = found
         return found
 
-    def parallel(self, job: int, value: float, other: float, one: Any, rows: int, chunks: int) -> None:
-        """All rows, on as many threads."""
-        if Entry._shared is None:
-            Entry._shared = _make_shared()
-        Entry._shared(self.address(one), job, value, other, one, rows, chunks)
+    def parallel(self, team: Team, job: int, value: float, other: float, one: Any, rows: int, chunks: int) -> None:
+        """All rows, shared among the threads of a team."""
+        if (member := Entry._members.get(type(one))) is None:
+            member = Entry._members[type(one)] = _team_member(one).address
+        kept = array("q", (self._address(one), job, team.number, team.size, rows, chunks))
+        kept.frombytes(array("d", (value, other)).tobytes())
+        team.run(member, kept.buffer_info()[0], chunks, 0)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .compiler import Entry
-from .threads import reason_against
+from .threads import reason_against, team
 
 ONES = {torch.float32: np.float32(1), torch.float64: np.float64(1)}
 # Below so many entries a second thread costs more than it saves; powers are worth it earlier.
@@ -18,12 +18,9 @@ FEW, FEW_POWERS = 8192, 4096
 GROUPS = 3
 
 
-def chunks_of(rows: int, entries: int, few: int) -> int:
-    """How many threads share a call."""
-    if entries < few:
-        return 1
-    threads = torch.get_num_threads()
-    return min(threads, rows) if threads > 1 and rows > 1 and reason_against() is None else 1
+def chunks_of(rows: int, entries: int, few: int, threads: int) -> int:
+    """How many of these threads share a call."""
+    return min(threads, rows) if entries >= few and reason_against() is None else 1
 
 
 def merge(sizes: Sequence[int], strides: Sequence[Sequence[int]]) -> tuple[list[int], list[list[int]]]:
@@ -70,7 +67,8 @@ def run(
     """Do the job."""
     packed = array("q", job)
     address = packed.buffer_info()[0]
-    if chunks == 1:
-        entry.serial(address, value, other, ONES[dtype], 0, rows, 0)
+    # A plan made before a fork may speak of threads that are gone.
+    if chunks > 1 and (threads := team()) is not None:
+        entry.parallel(threads, address, value, other, ONES[dtype], rows, chunks)
     else:
-        entry.parallel(address, value, other, ONES[dtype], rows, chunks)
+        entry.serial(address, value, other, ONES[dtype], 0, rows, 0)

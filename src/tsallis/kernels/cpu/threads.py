@@ -1,47 +1,70 @@
-"""Whether a call may use several threads, and why not.
+"""The threads that share a call: torch's own.
 
-numba shares work through OpenMP or TBB, or through a queue of its own, which aborts the process if two Python threads
-use it at once. OpenMP in turn cannot be used in a forked child of a process that has used it. Then one thread serves.
+Two pools of threads in one process get into each other's way: after a parallel region their threads go on spinning for
+a while, on the cores the other pool wants. So no pool is made here. torch computes with OpenMP; its library is already
+loaded, and its entry point for a parallel region (GOMP_parallel, part of the fixed interface between compilers and
+OpenMP runtimes) takes any function. Where torch has another runtime, or after a fork, one thread serves.
 """
 
 from __future__ import annotations
 
-import importlib
+import ctypes
 import os
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
 
-import numba
+import torch
 
 _PROCESS = os.getpid()
 
 
-def _available(layer: str) -> bool:
-    try:
-        importlib.import_module(f"numba.np.ufunc.{layer}pool")
-    except ImportError:
-        return False
-    return True
+class Team(NamedTuple):
+    """How to run a C function on several threads: run(function, argument, threads, 0); addresses of the functions that
+    say which of how many threads is asking.
+    """
+
+    run: Any
+    number: int
+    size: int
+    library: str
 
 
-def _layer() -> str:
-    """The layer numba uses, or would."""
-    wanted = numba.config.THREADING_LAYER  # pyright: ignore[reportAttributeAccessIssue]
-    # It takes the first that is there, unless told otherwise.
-    candidates = ("tbb", "omp") if wanted in ("default", "threadsafe", "safe") else (wanted,)
-    return next((name for name in candidates if name in ("tbb", "omp") and _available(name)), "workqueue")
+def _candidates() -> list[str]:
+    bundled = Path(torch.__file__).parent / "lib"
+    names = [str(path) for path in sorted(bundled.glob("*gomp*")) + sorted(bundled.glob("libiomp5*"))]
+    return [*names, "libgomp.so.1", "libiomp5.so"]
 
 
-def layer() -> str:
-    """The layer numba uses, or would."""
-    try:
-        return numba.threading_layer()
-    except ValueError:
-        return _layer()
+def team() -> Team | None:
+    """torch's threads, if they can be used here."""
+    return _loaded() if os.getpid() == _PROCESS else None
+
+
+@cache
+def _loaded() -> Team | None:
+    """torch's OpenMP library, if it is found among what is loaded."""
+    if not hasattr(os, "RTLD_NOLOAD") or "OpenMP" not in torch.__config__.parallel_info():
+        return None
+    for name in _candidates():
+        try:
+            library = ctypes.CDLL(name, mode=os.RTLD_NOLOAD | os.RTLD_NOW)
+            run = library.GOMP_parallel
+            number, size = (
+                ctypes.cast(function, ctypes.c_void_p).value or 0
+                for function in (library.omp_get_thread_num, library.omp_get_num_threads)
+            )
+        except (OSError, AttributeError):
+            continue
+        run.argtypes, run.restype = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint), None
+        return Team(run, number, size, name)
+    return None
 
 
 def reason_against() -> str | None:
     """None if calls may be shared among threads."""
     if os.getpid() != _PROCESS:
         return "this is a forked process"
-    if layer() == "workqueue":
-        return "numba has neither OpenMP nor TBB here, and its own queue is not safe with several Python threads"
+    if _loaded() is None:
+        return "torch's OpenMP library was not found"
     return None
