@@ -42,6 +42,7 @@ from .simd import (
     fence,
     first_of,
     lanes,
+    largest,
     like,
     load,
     load_first,
@@ -56,7 +57,7 @@ from .simd import (
 )
 from .simplex import ENTMAX15, NORMMAX, POWER, SPARSEMAX
 from .steep import tangent
-from .sweeps import CHUNK, clear
+from .sweeps import CHUNK, clear, top
 
 
 @device
@@ -75,15 +76,6 @@ def weight_power(p, alpha):
 
 
 WEIGHTS = {SPARSEMAX: weight_sparsemax, ENTMAX15: weight_entmax15, POWER: weight_power}
-
-
-@device
-def first_positive(p, n):
-    """The first entry of the support."""
-    j = 0
-    while j < n - 1 and not peek(p, j) > 0.0:
-        j += 1
-    return peek(p, j)
 
 
 def _make_row(weight: Any) -> Any:
@@ -149,9 +141,9 @@ def _make_row(weight: Any) -> Any:
         mean = add_up(G) / heft if heft > 0.0 else 0.0 * heft
         total, origin = 0.0, 0.0 * heft
         if wanted and heft > 0.0:
-            # The dz sum to zero: D may be measured from its value anywhere, best where it is most of the time.
-            some = first_positive(p, n)
-            origin = first_of(tsallis_log_slope(splat(p, some), splat(p, alpha - 1.0)))
+            # The dz sum to zero, so D may be measured from its value anywhere, best where the weight is.
+            lane_tops, _ = top(p, n)
+            origin = first_of(tsallis_log_slope(splat(p, largest(lane_tops)), splat(p, alpha - 1.0)))
         for i in range(parts):
             start = (peek(places, i) if noted else i) * size
             total += scatter(p, g, dz, start, min(n, start + size), mean, alpha, wanted, origin)
