@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
@@ -29,21 +30,21 @@ def _supports(signature: Signature) -> str | None:
     return _numba_missing()
 
 
-def offer(mapping: str, kind: str, **options: Any) -> None:
-    """Add the kernel of a mapping: a class of `calls`, imported when first used."""
+def offer(mapping: str, module: str, kind: str, **options: Any) -> None:
+    """Add the kernel of a mapping: a class in a module of this folder, imported when first used."""
 
     @cache
     def make() -> Any:
-        from . import calls
-
-        return getattr(calls, kind)(**options)
+        return getattr(import_module(f".{module}", __name__), kind)(**options)
 
     add_kernel(mapping, Kernel("cpu", lambda z, *params: make()(z, *params), 10, _supports, make))
 
 
 def offer_all() -> None:
     """Add every kernel of this folder."""
-    offer("sparsemax", "Simplex", alpha=2.0)
-    offer("entmax15", "Simplex", alpha=1.5)
-    offer("entmax", "Simplex")
-    offer("normmax", "Simplex", norm=True)
+    offer("sparsemax", "calls", "Simplex", alpha=2.0)
+    offer("entmax15", "calls", "Simplex", alpha=1.5)
+    offer("entmax", "calls", "Simplex")
+    offer("normmax", "calls", "Simplex", norm=True)
+    offer("budget", "selection_calls", "Budget")
+    offer("topk_sparsemax", "selection_calls", "Topk")

@@ -24,7 +24,12 @@ NOTED = 16
 LARGE = 2**24
 
 
-def _one_or_many(value: Number) -> tuple[float, Tensor | None]:
+def address(tensor: Tensor | None) -> int:
+    """Where it lies, 0 if it does not exist."""
+    return 0 if tensor is None else tensor.data_ptr()
+
+
+def one_or_many(value: Number) -> tuple[float, Tensor | None]:
     """A parameter as the number it is, or as float64 numbers that rows look up."""
     if not isinstance(value, Tensor):
         return value, None
@@ -36,7 +41,7 @@ def rows_last(t: Tensor, dim: int) -> Tensor:
     return t if dim == t.dim() - 1 else t.movedim(dim, -1)
 
 
-def _laid_out(
+def laid_out(
     z: Tensor, p: Tensor, dim: int, mask: Tensor | None, *params: Tensor | None
 ) -> tuple[Any, ...]:
     """(z, mask, *params, strides of the job), copied only if their strides are more than a job can hold."""
@@ -100,7 +105,7 @@ class Simplex:
         """(member, alpha if all rows have the same, else alpha as a tensor)."""
         if self.fixed is not None:
             return self.fixed
-        value, alpha = _one_or_many(params[0])
+        value, alpha = one_or_many(params[0])
         if self.norm:
             return NORMMAX, value, alpha
         return (POWER if alpha is not None else {2.0: SPARSEMAX, 1.5: ENTMAX15}.get(value, POWER)), value, alpha
@@ -124,14 +129,12 @@ class Simplex:
         p = torch.empty_like(z, memory_format=torch.contiguous_format)
         strides: tuple[int, ...] = ()
         if alpha is not None or not plain:
-            z, mask, alpha, strides = _laid_out(z, p, dim, mask, alpha)
+            z, mask, alpha, strides = laid_out(z, p, dim, mask, alpha)
         work = z.new_empty(plan.room) if plan.room else None
         hits = torch.empty(plan.rows, plan.notes, dtype=torch.uint8) if plan.notes else None
         job = (
-            z.data_ptr(), p.data_ptr(), 0 if threshold is None else threshold.data_ptr(),
-            0 if mask is None else mask.data_ptr(), 0 if hits is None else hits.data_ptr(),
-            0 if work is None else work.data_ptr(), 0 if alpha is None else alpha.data_ptr(),
-            0, 0, plan.n, plan.past, plain, *strides,
+            z.data_ptr(), p.data_ptr(), address(threshold), address(mask), address(hits), address(work),
+            address(alpha), 0, 0, plan.n, plan.past, plain, *strides,
         )  # fmt: skip
         run(plan.entry, job, value, 0.0, z.dtype, plan.rows, plan.chunks)
         return p, hits
@@ -145,15 +148,13 @@ class Simplex:
         g, dz = g.contiguous(), torch.empty_like(p)
         strides: tuple[int, ...] = ()
         if alpha is not None or not plain:
-            _, _, alpha, strides = _laid_out(p, p, dim, None, alpha)
+            _, _, alpha, strides = laid_out(p, p, dim, None, alpha)
         dalpha = p.new_empty(*rows_last(p, dim).shape[:-1], 1) if True in wanted else None
         work = p.new_empty(plan.room) if plan.room else None
         places = torch.empty(plan.notes, dtype=torch.int64) if plan.notes else None
         job = (
-            g.data_ptr(), p.data_ptr(), 0 if dalpha is None else dalpha.data_ptr(), 0,
-            0 if kept is None else kept.data_ptr(), 0 if work is None else work.data_ptr(),
-            0 if alpha is None else alpha.data_ptr(), 0 if places is None else places.data_ptr(),
-            dz.data_ptr(), plan.n, plan.past, plain, *strides,
+            g.data_ptr(), p.data_ptr(), address(dalpha), 0, address(kept), address(work), address(alpha),
+            address(places), dz.data_ptr(), plan.n, plan.past, plain, *strides,
         )  # fmt: skip
         run(plan.entry, job, value, 0.0, p.dtype, plan.rows, plan.chunks)
         return dz, [dalpha] if self.fixed is None else []

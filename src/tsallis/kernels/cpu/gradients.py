@@ -175,8 +175,8 @@ def _make(kind: int) -> Entry:
             p, g, dz = offset(p_all, r * n), offset(g_all, r * n), offset(dz_all, r * n)
             if not plain:
                 p, g, dz = room, offset(room, n), offset(room, 2 * n)
-                fetch(job, p_all, RESULT_STRIDES, r, n, p)
-                fetch(job, g_all, RESULT_STRIDES, r, n, g)
+                fetch(job, p_all, RESULT_STRIDES, r, n, p, False)
+                fetch(job, g_all, RESULT_STRIDES, r, n, g, False)
             alpha = parameter(job, ALPHA, ALPHA_STRIDES, value, r)
             slope = NAN
             if peek(p, 0) != peek(p, 0):

@@ -43,10 +43,10 @@ def parameter(job, which, strides, value, row):
 
 
 @device
-def fetch(job, z, strides, row, n, target):
-    """Copy a row of a tensor, with -inf where the mask, if there is one, says False."""
+def fetch(job, z, strides, row, n, target, masked):
+    """Copy a row of a tensor, with -inf where the mask, if there is one and it is ``masked``, says False."""
     source, step = offset(z, start_of(job, strides, row)), peek(job, strides + 3)
-    if peek(job, MASK) == 0:
+    if not masked or peek(job, MASK) == 0:
         for j in range(n):
             poke(target, j, peek(source, j * step))
         return

@@ -106,7 +106,7 @@ def _make(kind: int, short: bool) -> Entry:
             if not plain:
                 scores, result = fetched, offset(fetched, L * n)
                 for r in range(rows):
-                    fetch(job, z, SCORES_STRIDES, row + r, n, offset(scores, r * n))
+                    fetch(job, z, SCORES_STRIDES, row + r, n, offset(scores, r * n), True)
             if short:
                 K, E = load(scales, 0), load(exponents, 0)
                 noted = offset(hits, row * vectors)

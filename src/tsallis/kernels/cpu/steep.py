@@ -18,20 +18,37 @@ EPS = 2.0**-52
 
 
 @device
-def ratio(d, ell, a):
-    """p/P = [1 + a d/P^a]_+^(1/a) of an entry, a != 0; d may be positive below a cap."""
+def ratio(d, ell, a, c):
+    """p/P = [1 + a d/P^a]_+^(1/a) of an entry, a != 0, c = P^-a; d may be positive below a cap."""
     if d == 0.0:
         return 1.0
-    steepness = -a * ell
-    if steepness > 700.0:
+    if c == INF:
         if d < 0.0:
             return 0.0
-        t = math.log(a * d) + steepness
+        t = math.log(a * d) - a * ell
         return math.exp((t + math.log1p(math.exp(-t)) if t > 0.0 else math.log1p(math.exp(t))) / a)
-    x = a * d * math.exp(steepness)
+    x = a * d * c
     if not x > -1.0 or d == -INF:
         return 0.0
+    if a == 1.0:
+        return 1.0 + x
+    if a == 0.5:
+        return (1.0 + x) * (1.0 + x)
     return math.exp(math.log1p(x) / a)
+
+
+@device
+def inverse_power(ell, a):
+    """P^-a, infinite where it is near the end of the range."""
+    return math.exp(-a * ell) if -a * ell < 700.0 else INF
+
+
+@device
+def slope_of(r, a):
+    """r^(1 - a)."""
+    if a == 1.0:
+        return 1.0
+    return math.sqrt(r) if a == 0.5 else r ** (1.0 - a)
 
 
 @device
@@ -43,17 +60,17 @@ def multiplier(ell, a):
 @device
 def _sums(z, n, origin, ell, a, cap):
     """(sum of the free p/P, its slope, how many entries are at the cap)."""
-    total, slope, capped = 0.0, 0.0, 0
+    total, slope, capped, c = 0.0, 0.0, 0, inverse_power(ell, a)
     limit = multiplier(ell, a) if cap else INF
     for j in range(n):
         d = float(peek(z, j)) - origin
         if d >= limit:
             capped += 1
             continue
-        r = ratio(d, ell, a)
+        r = ratio(d, ell, a, c)
         if r > 0.0:
             total += r
-            slope += r ** (1.0 - a)
+            slope += slope_of(r, a)
     return total, slope, capped
 
 
@@ -82,28 +99,34 @@ def solve(z, n, origin, a, low, target, cap):
 
 
 @device
-def value(d, ell, a, limit):
-    """p of an entry; 1 from the limit on."""
-    return 1.0 if d >= limit else math.exp(ell) * ratio(d, ell, a)
-
-
-@device
 def write(z, out, n, origin, a, low, high, ell, exact, target, cap):
-    """p of the whole row. Where neighbouring ell miss the sum, the mixture of both whose sum is right."""
+    """p of the whole row: where neighbouring ell miss the sum, the mixture of both whose sum is right; then the last ulps
+    go to the free entries.
+    """
     if exact:
         low, high = ell, ell
-    low_limit = multiplier(low, a) if cap else INF
-    high_limit = multiplier(high, a) if cap else INF
+    low_limit, high_limit = (multiplier(low, a), multiplier(high, a)) if cap else (INF, INF)
+    low_c, high_c, low_P, high_P = inverse_power(low, a), inverse_power(high, a), math.exp(low), math.exp(high)
     below, above = 0.0, 0.0
     for j in range(n):
         d = float(peek(z, j)) - origin
-        below += value(d, low, a, low_limit)
-        above += value(d, high, a, high_limit)
+        below += 1.0 if d >= low_limit else low_P * ratio(d, low, a, low_c)
+        above += 1.0 if d >= high_limit else high_P * ratio(d, high, a, high_c)
     share = min(max((target - below) / (above - below), 0.0), 1.0) if above > below else 0.0
-    for j in range(n):
-        d = float(peek(z, j)) - origin
-        p, q = value(d, low, a, low_limit), value(d, high, a, high_limit)
-        poke(out, j, p + share * (q - p))
+    free, capped, factor = 0.0, 0.0, 1.0
+    for sweep in range(2):
+        for j in range(n):
+            d = float(peek(z, j)) - origin
+            p = 1.0 if d >= low_limit else low_P * ratio(d, low, a, low_c)
+            if share > 0.0:
+                p += share * ((1.0 if d >= high_limit else high_P * ratio(d, high, a, high_c)) - p)
+            if sweep == 1:
+                poke(out, j, p if cap and p >= 1.0 else min(p * factor, 1.0))
+            elif cap and p >= 1.0:
+                capped += 1.0
+            else:
+                free += p
+        factor = (target - capped) / free if free > 0.0 and target > capped else 1.0
 
 
 @device
