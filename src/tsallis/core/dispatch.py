@@ -2,7 +2,8 @@
 
 A kernel is a plain function ``(z, *params) -> (p, threshold, *residuals)`` on rows in the last dimension. It declares
 from static facts alone whether it supports a call. Order of choice: the ``backend=`` argument, `use_backend`, the
-environment variable ``TSALLIS_BACKEND`` (read at import), then priority. A named backend works or raises; nothing is tried and caught.
+environment variable ``TSALLIS_BACKEND`` (read at import), then priority. A named backend works or raises; nothing is
+tried and caught.
 """
 
 from __future__ import annotations
@@ -62,8 +63,8 @@ class FusedKernel(Protocol):
 
 @dataclass(frozen=True)
 class Kernel:
-    """One way to compute a mapping. ``supports`` returns None, or the reason why it cannot; ``fused`` serves plain eager
-    calls without detours: a function that makes it, called once.
+    """One way to compute a mapping. ``supports`` returns None, or the reason why it cannot; ``fused`` (a function that
+    makes it, called once) serves plain eager calls without detours.
     """
 
     backend: str

@@ -156,8 +156,8 @@ ROUNDING = 2.0
 @law()
 def backends_agree(setting: Setting) -> None:
     """Every backend that supports a call equals the reference in float64, in value and gradient, at sizes 1 to 1000,
-    with memory poisoned: up to 1e-12 in float64; in float32 up to 1e-6, and to what rounding the scores moves the result
-    where it depends on them steeply.
+    with memory poisoned: up to 1e-12 in float64; in float32 up to 1e-6, and to what rounding the scores moves the
+    result where it depends on them steeply.
     """
     for backend in dispatch.backends(setting.mapping.name):
         for name in FAMILIES:

@@ -41,9 +41,7 @@ def rows_last(t: Tensor, dim: int) -> Tensor:
     return t if dim == t.dim() - 1 else t.movedim(dim, -1)
 
 
-def laid_out(
-    z: Tensor, p: Tensor, dim: int, mask: Tensor | None, *params: Tensor | None
-) -> tuple[Any, ...]:
+def laid_out(z: Tensor, p: Tensor, dim: int, mask: Tensor | None, *params: Tensor | None) -> tuple[Any, ...]:
     """(z, mask, *params, strides of the job), copied only if their strides are more than a job can hold."""
     x, q = rows_last(z, dim), rows_last(p, dim)
     mask = None if mask is None else rows_last(mask.expand(z.shape), dim)

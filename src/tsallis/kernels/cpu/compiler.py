@@ -19,9 +19,8 @@ from llvmlite import ir
 from numba import cfunc, njit, typeof
 from numba.core import types
 from numba.core.registry import cpu_target
-from numba.extending import intrinsic
 
-from .simd import peek, pointer
+from .simd import intrinsic, peek, pointer
 from .threads import Team
 
 # Sums may not be re-associated; NaN and infinities mean what they are. Other flags fold tests for them to False.
@@ -56,7 +55,9 @@ def compiled(function: Callable[..., Any], maker: Any = njit) -> Any:
 
 
 @intrinsic
-def _invoke(typingctx: Any, address: Any, job: Any, value: Any, other: Any, one: Any, first: Any, last: Any, chunk: Any):
+def _invoke(
+    typingctx: Any, address: Any, job: Any, value: Any, other: Any, one: Any, first: Any, last: Any, chunk: Any
+):
     """Call the machine code of a kernel."""
     kinds = (job, value, other, one, first, last, chunk)
 

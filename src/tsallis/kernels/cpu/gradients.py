@@ -11,6 +11,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
+from .arithmetic import choose, like, root
 from .compiler import SOURCE, Entry, device
 from .norm_gradients import normmax_row
 from .powers import exp2, log2, tsallis_log_slope
@@ -38,19 +39,16 @@ from .rows import (
 from .simd import (
     NAN,
     add_up,
-    choose,
     fence,
     first_of,
     lanes,
     largest,
-    like,
     load,
     load_first,
     offset,
     peek,
     pointer,
     poke,
-    root,
     splat,
     store,
     store_first,
@@ -102,8 +100,7 @@ def _make_row(weight: Any) -> Any:
     def scatter(p, g, dz, start, end, mean, alpha, wanted, origin):
         """dz from the weights in its place; the sum of dz (D - origin) if ``wanted``."""
         L = lanes(p)
-        O = splat(p, origin)
-        M, A, total = splat(p, mean), splat(p, alpha - 1.0), splat(p, 0.0)
+        M, A, D, total = splat(p, mean), splat(p, alpha - 1.0), splat(p, origin), splat(p, 0.0)
         j = start
         while j < end:
             part = min(L, end - j)
@@ -117,7 +114,7 @@ def _make_row(weight: Any) -> Any:
                 store_first(dz, j, part, d)
             if wanted:
                 q = load(p, j) if whole else load_first(p, j, part, none)
-                total = total + choose(q > 0.0, d * (tsallis_log_slope(choose(q > 0.0, q, 1.0), A) - O), 0.0)
+                total = total + choose(q > 0.0, d * (tsallis_log_slope(choose(q > 0.0, q, 1.0), A) - D), 0.0)
             j += L
         return add_up(total)
 
@@ -185,9 +182,7 @@ def _make(kind: int) -> Entry:
                 tangent(p, g, n, alpha, False, dz, False, False)
                 slope = -tangent(p, g, n, alpha, False, dz, True, False) if wanted else 0.0
             else:
-                slope = row_gradient(
-                    p, g, dz, n, alpha, offset(hits, r * vectors), noted, places, past, wanted
-                )
+                slope = row_gradient(p, g, dz, n, alpha, offset(hits, r * vectors), noted, places, past, wanted)
             if wanted:
                 poke(dalpha, r, slope)
             if not plain:

@@ -41,9 +41,7 @@ def merge(sizes: Sequence[int], strides: Sequence[Sequence[int]]) -> tuple[list[
     return kept, steps
 
 
-def layout(
-    scores: Tensor, result: Tensor, mask: Tensor | None, *params: Tensor | None
-) -> tuple[int, ...] | None:
+def layout(scores: Tensor, result: Tensor, mask: Tensor | None, *params: Tensor | None) -> tuple[int, ...] | None:
     """N1, N2 and the strides of tensors with rows in the last dimension, as a job lists them (missing tensors have
     zeros); None if their leading dimensions are more than a job can hold.
     """

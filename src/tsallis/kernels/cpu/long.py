@@ -11,28 +11,12 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from .arithmetic import greater, like, unordered
 from .compiler import device
 from .packing import pack, pack_blocks, unpack_blocks
 from .rows import BLOCK, fill
 from .short import NOISE
-from .simd import (
-    INF,
-    NAN,
-    add_up,
-    epsilon,
-    first_of,
-    greater,
-    lanes,
-    like,
-    load,
-    load_first,
-    offset,
-    peek,
-    some,
-    splat,
-    store,
-    unordered,
-)
+from .simd import INF, NAN, add_up, epsilon, first_of, lanes, load, load_first, some, splat, store
 from .sweeps import clear, make_sweep, scaled
 from .tiles import row_maxima, tile
 

@@ -19,9 +19,10 @@ the state: (X, Y, error), where Y is what X lost to rounding, and the error that
 
 from __future__ import annotations
 
+from .arithmetic import choose, greater, like, root
 from .compiler import device
 from .powers import exp2, log2, log2_1p
-from .simd import INF, choose, greater, like, root
+from .simd import INF
 
 # Powers are right to a few units in the last place; and what they give is divided by its sum in the end.
 LOOSER = 0.4

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 
+from .arithmetic import choose, greater
 from .compiler import device
 from .powers import LN2, exp2, log2
-from .simd import INF, add_up, choose, first_of, greater, lanes, largest, like, load, load_first, peek, poke, splat
-from .simd import store, store_first
+from .simd import add_up, first_of, lanes, largest, load, load_first, peek, poke, splat, store, store_first
 
 # Above it r^(-a) may leave the range of a vector's powers.
 STEEP = 8.0

@@ -7,10 +7,10 @@ from typing import Any
 
 from llvmlite import ir
 from numba.core import types
-from numba.extending import intrinsic
 
+from .arithmetic import choose, greater, like
 from .compiler import device
-from .simd import FLAGS, call, choose, greater, like, suffix
+from .simd import FLAGS, call, intrinsic, suffix
 
 LN2 = log(2.0)
 

@@ -10,7 +10,6 @@ from .rows import (
     ALPHA,
     ALPHA_STRIDES,
     INTEGER,
-    K,
     K_STRIDES,
     MASK,
     PLAIN,
@@ -21,6 +20,7 @@ from .rows import (
     SLOPES,
     THRESHOLD,
     WORK,
+    K,
     N,
     deliver,
     fetch,
@@ -110,7 +110,7 @@ def topk_row(z, out, n, top, kept, k, room):
 @device
 def budget_row(z, out, n, kept, k, alpha, room):
     """p_i = min(1, [1 + a (z_i - lambda)]_+^(1/a)), sum p = k (`kernels.reference.rows.budget`). Returns lambda."""
-    whole = int(math.ceil(k))
+    whole = math.ceil(k)
     pivot = float(kth_largest(z, n, whole, room))
     a = alpha - 1.0 if alpha != 1.0 else TINY
     floor = math.log((k - whole + 1.0) / (kept - whole + 1.0))
@@ -150,7 +150,7 @@ def _make(kind: int) -> Entry:
             elif bad or not k < INF or not (k >= 1.0 if kind == TOPK else 0.0 < k <= kept and 0.0 <= alpha < INF):
                 fill(out, n, NAN)
             elif kind == TOPK:
-                threshold = topk_row(z, out, n, top, kept, int(math.ceil(min(k, float(n)))), room)
+                threshold = topk_row(z, out, n, top, kept, math.ceil(min(k, float(n))), room)
             else:
                 threshold = budget_row(z, out, n, kept, k, alpha, room)
             if peek(job, THRESHOLD) != 0:

@@ -10,26 +10,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from .arithmetic import choose, greater, like
 from .compiler import PACKS, device
 from .members import accelerate
 from .packing import pack, unpack
 from .rows import fill
-from .simd import (
-    INF,
-    NAN,
-    choose,
-    epsilon,
-    greater,
-    lanes,
-    like,
-    load,
-    offset,
-    peek,
-    poke,
-    some,
-    splat,
-    store,
-)
+from .simd import INF, NAN, epsilon, lanes, load, offset, peek, poke, some, splat, store
 from .sweeps import make_sweep, scaled, top
 from .tiles import row_maxima, row_sums, tile, transpose
 
@@ -54,8 +40,8 @@ def make_short(
     @device
     def solve(z, stride, out, out_stride, rows, n, scale, exponent, tolerance, values, results, hits, note, state):
         """Solve ``rows`` rows that are ``stride`` apart. ``values`` and ``results`` are room for a tile of rows, each
-        one vector longer. ``hits`` as in `packing.unpack`. ``state`` receives five vectors: the largest entries (NaN where a row has a NaN), X, Y, S and
-        W; rows whose largest entry is not finite are left as they come.
+        one vector longer; ``hits`` as in `packing.unpack`. ``state`` receives five vectors: the largest entries (NaN
+        where a row has a NaN), X, Y, S and W; rows whose largest entry is not finite are left as they come.
         """
         L = lanes(z)
         S_tile, W_tile, sizes = tile(z), tile(z), tile(z)

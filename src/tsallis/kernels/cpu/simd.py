@@ -10,19 +10,23 @@ keep their meaning everywhere.
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
 from numba.core import cgutils, types
-from numba.core.typing.templates import AbstractTemplate, infer_global, signature
-from numba.extending import intrinsic, lower_builtin, models, register_model
+from numba.extending import intrinsic as numba_intrinsic
+from numba.extending import models, register_model
 
 BYTES = 64
 FLAGS = ("contract", "arcp", "nsz", "afn")
 INF, NAN = float("inf"), float("nan")
 I32, I64 = ir.IntType(32), ir.IntType(64)
+
+
+def intrinsic(function: Callable[..., Any]) -> Any:
+    """numba's, without the type that makes checkers ask for the first argument, which numba supplies."""
+    return numba_intrinsic(function)
 
 
 class Vector(types.Type):
@@ -45,7 +49,7 @@ def vector_of(dtype: Any) -> Vector:
     return Vector(dtype, BYTES * 8 // dtype.bitwidth)
 
 
-def _truths(vector: Vector) -> Vector:
+def truths_of(vector: Vector) -> Vector:
     return Vector(types.boolean, vector.lanes)
 
 
@@ -54,9 +58,7 @@ def llvm_type(context: Any, numba_type: Any) -> Any:
 
 
 def call(builder: Any, name: str, returns: Any, args: list[Any], flags: tuple[str, ...] = ()) -> Any:
-    function = cgutils.get_or_insert_function(
-        builder.module, ir.FunctionType(returns, [a.type for a in args]), name
-    )
+    function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(returns, [a.type for a in args]), name)
     return builder.call(function, args, fastmath=flags)
 
 
@@ -67,7 +69,7 @@ def suffix(numba_type: Any) -> str:
     return ("f" if isinstance(numba_type, types.Float) else "i") + str(numba_type.bitwidth)
 
 
-def _splat(context: Any, builder: Any, vector: Any, scalar: Any) -> Any:
+def spread_over(context: Any, builder: Any, vector: Any, scalar: Any) -> Any:
     undefined = ir.Constant(vector, ir.Undefined)
     first = builder.insert_element(undefined, scalar, I32(0))
     zeros = ir.Constant(ir.VectorType(I32, vector.count), [0] * vector.count)
@@ -158,7 +160,7 @@ def store(typingctx: Any, ptr: Any, index: Any, value: Any) -> Any:
 def _first(builder: Any, count: Any, lanes: int) -> Any:
     """Truth values: lane < count."""
     numbers = ir.Constant(ir.VectorType(I32, lanes), list(range(lanes)))
-    limit = _splat(None, builder, ir.VectorType(I32, lanes), builder.trunc(count, I32))
+    limit = spread_over(None, builder, ir.VectorType(I32, lanes), builder.trunc(count, I32))
     return builder.icmp_signed("<", numbers, limit)
 
 
@@ -239,7 +241,7 @@ def splat(typingctx: Any, ptr: Any, number: Any) -> Any:
 
     def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         scalar = context.cast(builder, args[1], number, ptr.dtype)
-        return _splat(context, builder, llvm_type(context, vector), scalar)
+        return spread_over(context, builder, llvm_type(context, vector), scalar)
 
     return vector(ptr, number), code
 
@@ -313,126 +315,6 @@ def _packing(doc: str, name: str) -> Any:
 # Both for AVX-512 only: see `compiler.PACKS`.
 compress = _packing("The lanes that are true, moved to the front; zeros behind them.", "compress")
 expand = _packing("The first lanes, moved to those that are true; zeros elsewhere.", "expand")
-
-
-# --- arithmetic -------------------------------------------------------------------------------------------------------
-
-
-def _spread(context: Any, builder: Any, sig: Any, args: Any) -> list[Any]:
-    """The arguments, numbers among them spread over a vector."""
-    target = next(t for t in sig.args if isinstance(t, Vector))
-    vector = llvm_type(context, target)
-    return [
-        value if isinstance(kind, Vector)
-        else _splat(context, builder, vector, context.cast(builder, value, kind, target.dtype))
-        for value, kind in zip(args, sig.args, strict=True)
-    ]  # fmt: skip
-
-
-def _operation(function: Callable[..., Any], emit: Callable[[Any, Any, Any], Any], *, compares: bool = False) -> None:
-    """Define an operator between vectors, and between vectors and numbers."""
-
-    @infer_global(function)
-    class Template(AbstractTemplate):
-        def generic(self, args: Any, kws: Any) -> Any:
-            if len(args) != 2 or not any(isinstance(a, Vector) for a in args):
-                return None
-            if not all(isinstance(a, Vector | types.Number) for a in args):
-                return None
-            target = next(a for a in args if isinstance(a, Vector))
-            return signature(_truths(target) if compares else target, *args)
-
-    def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return emit(builder, *_spread(context, builder, sig, args))
-
-    for left, right in ((Vector, Vector), (Vector, types.Number), (types.Number, Vector)):
-        lower_builtin(function, left, right)(code)
-
-
-_operation(operator.add, lambda b, x, y: b.fadd(x, y, flags=FLAGS))
-_operation(operator.sub, lambda b, x, y: b.fsub(x, y, flags=FLAGS))
-_operation(operator.mul, lambda b, x, y: b.fmul(x, y, flags=FLAGS))
-_operation(operator.truediv, lambda b, x, y: b.fdiv(x, y, flags=FLAGS))
-for _function, _symbol in ((operator.gt, ">"), (operator.lt, "<"), (operator.ge, ">="), (operator.le, "<=")):
-    _operation(_function, lambda b, x, y, s=_symbol: b.fcmp_ordered(s, x, y), compares=True)
-_operation(operator.eq, lambda b, x, y: b.fcmp_ordered("==", x, y), compares=True)
-
-
-def _logical(function: Callable[..., Any], emit: Callable[[Any, Any, Any], Any]) -> None:
-    @infer_global(function)
-    class Template(AbstractTemplate):
-        def generic(self, args: Any, kws: Any) -> Any:
-            both = len(args) == 2 and all(isinstance(a, Vector) and a.dtype == types.boolean for a in args)
-            return signature(args[0], *args) if both else None
-
-    lower_builtin(function, Vector, Vector)(lambda context, builder, sig, args: emit(builder, *args))
-
-
-_logical(operator.and_, lambda b, x, y: b.and_(x, y))
-_logical(operator.or_, lambda b, x, y: b.or_(x, y))
-
-
-@intrinsic
-def unordered(typingctx: Any, x: Any, y: Any) -> Any:
-    """Where x or y is NaN."""
-
-    def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return builder.fcmp_unordered("uno", *args)
-
-    return _truths(x)(x, y), code
-
-
-@intrinsic
-def like(typingctx: Any, x: Any, number: Any) -> Any:
-    """The vector of the type of x whose lanes all hold the number."""
-
-    def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        scalar = context.cast(builder, args[1], number, x.dtype)
-        return _splat(context, builder, args[0].type, scalar)
-
-    return x(x, number), code
-
-
-@intrinsic
-def choose(typingctx: Any, truths: Any, x: Any, y: Any) -> Any:
-    """x where true, else y, which may be a number."""
-
-    def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        other = args[2] if isinstance(y, Vector) else _splat(
-            context, builder, args[1].type, context.cast(builder, args[2], y, x.dtype)
-        )  # fmt: skip
-        return builder.select(args[0], args[1], other)
-
-    return x(truths, x, y), code
-
-
-def _pairwise(doc: str, emit: Callable[[Any, Any, Any], Any]) -> Any:
-    def function(typingctx: Any, x: Any, y: Any) -> Any:
-        target = x if isinstance(x, Vector) else y
-
-        def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-            return emit(builder, *_spread(context, builder, sig, args))
-
-        return target(x, y), code
-
-    function.__doc__ = doc
-    return intrinsic(function)
-
-
-greater = _pairwise(
-    "The larger of x and y in each lane; y where they do not compare.",
-    lambda b, x, y: b.select(b.fcmp_ordered(">", x, y), x, y),
-)
-
-
-@intrinsic
-def root(typingctx: Any, x: Any) -> Any:
-    """Square roots."""
-
-    def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return call(builder, f"llvm.sqrt.{suffix(x)}", args[0].type, list(args))
-
-    return x(x), code
 
 
 @intrinsic

@@ -99,7 +99,9 @@ def _make(kind: int, short: bool) -> Entry:
             rows = min(step, last - row)
             if row == first or peek(job, ALPHA) != 0:
                 for r in range(L):
-                    _, scale, exponent = _state(kind, parameter(job, ALPHA, ALPHA_STRIDES, value, row + min(r, rows - 1)))
+                    _, scale, exponent = _state(
+                        kind, parameter(job, ALPHA, ALPHA_STRIDES, value, row + min(r, rows - 1))
+                    )
                     poke(scales, r, scale)
                     poke(exponents, r, exponent)
             scores, result = offset(z, row * n), offset(out, row * n)

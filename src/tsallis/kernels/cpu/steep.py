@@ -1,8 +1,8 @@
 """What vectors do not solve: alpha above 2, and caps. Row by row in float64, with the C library's powers.
 
 Above alpha = 2 the sum is not convex in the unknown, and derivatives are unbounded at the edge of the support. The
-method is that of `kernels.reference.threshold.bracketed`: Newton inside a shrinking bracket for ell = log P, P being the
-value of an entry with d = 0.
+method is that of `kernels.reference.threshold.bracketed`: Newton inside a shrinking bracket for ell = log P, P being
+the value of an entry with d = 0.
 """
 
 from __future__ import annotations
@@ -100,8 +100,8 @@ def solve(z, n, origin, a, low, target, cap):
 
 @device
 def write(z, out, n, origin, a, low, high, ell, exact, target, cap):
-    """p of the whole row: where neighbouring ell miss the sum, the mixture of both whose sum is right; then the last ulps
-    go to the free entries.
+    """p of the whole row: where neighbouring ell miss the sum, the mixture of both whose sum is right; then the last
+    ulps go to the free entries.
     """
     if exact:
         low, high = ell, ell
@@ -175,7 +175,7 @@ def tangent(p, g, n, alpha, cap, out, own, weights):
     lightest, heaviest, at = INF, 0.0, -1
     for j in range(n):
         q = float(peek(p, j))
-        if 0.0 < q and not (cap and q >= 1.0):
+        if q > 0.0 and not (cap and q >= 1.0):
             if (e < 0.0 and q < lightest) or (e >= 0.0 and q > heaviest):
                 at = j
             lightest, heaviest = min(lightest, q), max(heaviest, q)
@@ -184,7 +184,7 @@ def tangent(p, g, n, alpha, cap, out, own, weights):
     total, shares, mean = 0.0, 0.0, 0.0
     for j in range(n):
         q = float(peek(p, j))
-        if 0.0 < q and not (cap and q >= 1.0):
+        if q > 0.0 and not (cap and q >= 1.0):
             x = _direction(p, g, j, alpha - 1.0, own) - origin
             share = (q / scale) ** e
             total += _vanishing(q**e, x)
@@ -194,7 +194,7 @@ def tangent(p, g, n, alpha, cap, out, own, weights):
     result = 0.0
     for j in range(n):
         q, d = float(peek(p, j)), 0.0
-        if 0.0 < q and not (cap and q >= 1.0):
+        if q > 0.0 and not (cap and q >= 1.0):
             x = _direction(p, g, j, alpha - 1.0, own) - origin
             share = (q / scale) ** e / shares
             w = q**e

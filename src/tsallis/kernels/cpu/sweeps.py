@@ -4,21 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from .arithmetic import greater, unordered
 from .compiler import device
-from .simd import (
-    INF,
-    greater,
-    lanes,
-    load,
-    load_first,
-    misalignment,
-    some,
-    splat,
-    store,
-    store_first,
-    store_past,
-    unordered,
-)
+from .simd import INF, lanes, load, load_first, misalignment, some, splat, store, store_first, store_past
 
 # Partial sums are closed after so many entries: adding a small number to a large one over and over loses digits.
 CHUNK = 1024

@@ -1,5 +1,4 @@
-"""Tiles: as many vectors as a vector has lanes, one below the other, so that a row's sums land in the lane of its number.
-"""
+"""Tiles: as many vectors as a vector has lanes, one below the other; a row's sum lands in the lane of its number."""
 
 from __future__ import annotations
 
@@ -8,9 +7,8 @@ from typing import Any
 
 from llvmlite import ir
 from numba.core import cgutils, types
-from numba.extending import intrinsic
 
-from .simd import BYTES, I32, I64, llvm_type, vector_at, vector_of
+from .simd import BYTES, I32, I64, intrinsic, llvm_type, vector_at, vector_of
 
 
 def _tile(builder: Any, ptr: Any, vector: Any) -> list[Any]:
@@ -77,5 +75,3 @@ def tile(typingctx: Any, ptr: Any) -> Any:
         return builder.bitcast(room, ir.PointerType(vector.element))
 
     return ptr(ptr), code
-
-
