@@ -2,7 +2,7 @@
 
 Machine code is kept on disk by numba, which looks only at the file of the function it compiles: after an edit of
 another file it would go on using the old code. The hash of all files of this folder is therefore part of what is
-compiled (`Entry` closes over it).
+compiled: every function that is kept closes over it.
 """
 
 from __future__ import annotations
@@ -88,13 +88,12 @@ def _team_member(one: Any) -> Any:
     word, number = np.int64(0), np.float64(0)
 
     def work(at):
+        _ = source
         shared, numbers = pointer(at, word), pointer(at, number)
         threads, rows, chunks = _ask(peek(shared, 3)), peek(shared, 4), peek(shared, 5)
         for c in range(_ask(peek(shared, 2)), chunks, threads):
             first, last = rows * c // chunks, rows * (c + 1) // chunks
             _invoke(peek(shared, 0), peek(shared, 1), peek(numbers, 6), peek(numbers, 7), one, first, last, c)
-        if not source:
-            _invoke(0, 0, 0.0, 0.0, one, 0, 0, 0)
 
     return compiled(work, maker=partial(cfunc, types.void(types.int64)))
 

@@ -124,6 +124,7 @@ def _make(kind: int) -> Entry:
 
     def kernel(job_at, alpha_value, k_value, one, first, last, chunk):
         """Solve rows first to last."""
+        _ = source
         job = pointer(job_at, INTEGER)
         z_all, out_all, thresholds = (
             pointer(peek(job, SCORES), one), pointer(peek(job, RESULT), one), pointer(peek(job, THRESHOLD), one)
@@ -157,7 +158,6 @@ def _make(kind: int) -> Entry:
                 poke(thresholds, r, threshold)
             if not plain:
                 deliver(job, out, r, n, out_all)
-        return source
 
     return Entry(kernel)
 
@@ -169,6 +169,7 @@ def _make_gradient() -> Entry:
         """Gradients of budget rows. The job holds g as its scores, dz as its slopes, dalpha as its thresholds and dk as
         its mask; all tensors have the strides of the result.
         """
+        _ = source
         job = pointer(job_at, INTEGER)
         p_all, g_all, dz_all = (
             pointer(peek(job, RESULT), one), pointer(peek(job, SCORES), one), pointer(peek(job, SLOPES), one)
@@ -199,7 +200,6 @@ def _make_gradient() -> Entry:
                 tangent(p, g, n, alpha, True, dz, False, False)
             if not plain:
                 deliver(job, dz, r, n, dz_all)
-        return source
 
     return Entry(gradient)
 

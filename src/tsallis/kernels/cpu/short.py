@@ -74,7 +74,7 @@ def make_short(
                 poke(sizes, r, pack(row, n, peek(state, r), cut, offset(values, r * width)))
         # Packed rows are measured from their top.
         origin = choose(load(sizes, 0) < 0.0, base, 0.0)
-        before = like(M, INF)
+        before, S, W = like(M, INF), like(M, 0.0), like(M, 0.0)
         t, G, D = like(M, 0.0), like(M, 0.0), like(M, 0.0)
         for _ in range(SWEEPS):
             A, B = arguments(origin, X, Y, scale, exponent)

@@ -82,6 +82,7 @@ def _make(kind: int, short: bool) -> Entry:
 
     def kernel(job_at, value, other, one, first, last, chunk):
         """Solve rows first to last. ``value`` is alpha, if it is the same for all rows."""
+        _ = source
         job = pointer(job_at, INTEGER)
         z, out, thresholds = (
             pointer(peek(job, SCORES), one), pointer(peek(job, RESULT), one), pointer(peek(job, THRESHOLD), one)
@@ -143,7 +144,6 @@ def _make(kind: int, short: bool) -> Entry:
                     deliver(job, p, row + r, n, out)
         if past:
             fence()
-        return source
 
     return Entry(kernel)
 
