@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -11,6 +14,7 @@ from torch import Tensor
 import tsallis as ts
 from tsallis.core import dispatch, registry
 from tsallis.core.errors import BackendError
+from tsallis.core.settings import BACKEND_FROM_ENVIRONMENT
 from tsallis.mappings.sparsemax import Sparsemax
 
 
@@ -27,7 +31,7 @@ def _kernel(value: float):
 
 @pytest.fixture(autouse=True)
 def _two(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.delenv("TSALLIS_BACKEND", raising=False)
+    monkeypatch.setattr(BACKEND_FROM_ENVIRONMENT, "value", None)
     with registry.registered(Two()):
         short = lambda s: None if s.shape[-1] <= 4 else "rows longer than 4"  # noqa: E731
         dispatch.add_kernel("two", dispatch.Kernel("fast", _kernel(7.0), 10, short))
@@ -44,7 +48,7 @@ def test_priority_then_support() -> None:
 
 
 def test_order_argument_setting_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TSALLIS_BACKEND", "reference")
+    monkeypatch.setattr(BACKEND_FROM_ENVIRONMENT, "value", "reference")
     assert _p() == pytest.approx(1 / 3)
     with ts.use_backend("fast"):
         assert _p() == 7
@@ -52,6 +56,13 @@ def test_order_argument_setting_environment(monkeypatch: pytest.MonkeyPatch) -> 
         with ts.use_backend(None):
             assert _p() == pytest.approx(1 / 3)
     assert _p() == pytest.approx(1 / 3)
+
+
+def test_the_environment_is_read_at_import() -> None:
+    code = "import torch, tsallis as ts; print(ts.explain_backend('entmax', torch.zeros(2, 3)))"
+    environment = os.environ | {"TSALLIS_BACKEND": "reference"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    assert "-> reference    asked for by TSALLIS_BACKEND" in done.stdout
 
 
 def test_a_named_backend_works_or_raises_with_every_reason() -> None:

@@ -12,6 +12,7 @@ import torch
 from .. import __version__
 from ..core import registry
 from ..core.api import explain_backend
+from ..kernels import cpu
 
 OPTIONAL = ("numba", "triton", "lightning", "transformers", "captum", "gradio")
 
@@ -27,6 +28,7 @@ def run(arguments: argparse.Namespace) -> int:
     )
     print(f"threads: {torch.get_num_threads()}; TSALLIS_BACKEND: {os.environ.get('TSALLIS_BACKEND') or 'not set'}")
     print("optional packages: " + ", ".join(f"{name} {_version(name)}" for name in OPTIONAL))
+    print("\n".join(_cpu_kernels()))
     print("\nBackends (chosen: ->), by static facts of a call:")
     for device in _devices():
         for dtype in (torch.float32, torch.float64):
@@ -36,6 +38,14 @@ def run(arguments: argparse.Namespace) -> int:
             for name in registry.names():
                 print(f"\n{name}, {device}, {str(dtype).removeprefix('torch.')}\n{explain_backend(name, z)}")
     return 0
+
+
+def _cpu_kernels() -> list[str]:
+    if (missing := cpu.numba_missing()) is not None:
+        return [f"CPU kernels: none, the reference serves: {missing}"]
+    from ..kernels.cpu.report import report
+
+    return report()
 
 
 def _version(package: str) -> str:

@@ -54,8 +54,8 @@ class Fused(torch.autograd.Function):
         return p
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
-        p, kept, *tensors = ctx.saved_tensors
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+        g, p, kept, *tensors = *grads, *ctx.saved_tensors
         mapping, kernel, dim, params = ctx.call
         plain = not torch.is_grad_enabled() and is_plain(g)
         if plain and not params:
@@ -64,14 +64,14 @@ class Fused(torch.autograd.Function):
         params = tuple(next(rest) if isinstance(x, Tensor) else x for x in params)
         wanted = ctx.needs_input_grad[5:]
         if not plain:
-            dz, grads = _by_formula(mapping, p, g, dim, params, wanted)
+            dz, shares = _by_formula(mapping, p, g, dim, params, wanted)
         else:
             dz, slopes = kernel.backward(p, g, dim, params, kept, wanted)
-            grads = [
+            shares = [
                 implicit.sum_to(slope, x) if want and slope is not None and isinstance(x, Tensor) else None
                 for want, slope, x in zip(wanted, slopes, params, strict=True)
             ]
-        return None, None, dz, None, None, *grads
+        return None, None, dz, None, None, *shares
 
 
 def _by_formula(

@@ -15,8 +15,14 @@ DTYPES = (torch.float32, torch.float64)
 
 
 @cache
-def _numba_missing() -> str | None:
-    return None if find_spec("numba") else "numba is not installed: pip install numba"
+def numba_missing() -> str | None:
+    """None if numba can be imported."""
+    try:
+        found = find_spec("numba") is not None
+    except (ImportError, ValueError):
+        # Somebody made it unavailable on purpose.
+        found = False
+    return None if found else "numba is not installed: pip install numba"
 
 
 def _supports(signature: Signature) -> str | None:
@@ -26,7 +32,7 @@ def _supports(signature: Signature) -> str | None:
         return f"for float32 and float64, not {signature.dtype}"
     if 0 in signature.shape:
         return "for at least one row and one entry"
-    return _numba_missing()
+    return numba_missing()
 
 
 def offer(mapping: str, module: str, kind: str, **options: Any) -> None:

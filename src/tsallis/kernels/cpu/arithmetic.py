@@ -30,7 +30,7 @@ def _spread(context: Any, builder: Any, sig: Any, args: Any) -> list[Any]:
 def _operation(function: Callable[..., Any], emit: Callable[[Any, Any, Any], Any], *, compares: bool = False) -> None:
     """Define an operator between vectors, and between vectors and numbers."""
 
-    @infer_global(function)
+    @infer_global(function)  # pyright: ignore[reportOptionalCall]
     class Template(AbstractTemplate):
         def generic(self, args: Any, kws: Any) -> Any:
             if len(args) != 2 or not any(isinstance(a, Vector) for a in args):
@@ -57,7 +57,7 @@ _operation(operator.eq, lambda b, x, y: b.fcmp_ordered("==", x, y), compares=Tru
 
 
 def _logical(function: Callable[..., Any], emit: Callable[[Any, Any, Any], Any]) -> None:
-    @infer_global(function)
+    @infer_global(function)  # pyright: ignore[reportOptionalCall]
     class Template(AbstractTemplate):
         def generic(self, args: Any, kws: Any) -> Any:
             both = len(args) == 2 and all(isinstance(a, Vector) and a.dtype == types.boolean for a in args)

@@ -109,6 +109,7 @@ class Simplex:
         return (POWER if alpha is not None else {2.0: SPARSEMAX, 1.5: ENTMAX15}.get(value, POWER)), value, alpha
 
     def __call__(self, z: Tensor, *params: Tensor) -> tuple[Tensor, Tensor]:
+        z = z.resolve_neg()
         threshold = z.new_empty(z.shape[:-1])
         return self.forward(z, z.dim() - 1, None, params, False, threshold)[0], threshold
 

@@ -36,7 +36,7 @@ def source_hash() -> str:
 
 
 def _features() -> str:
-    return cpu_target.target_context.codegen()._tm_features
+    return cpu_target.target_context.codegen()._tm_features  # pyright: ignore[reportAttributeAccessIssue]
 
 
 # Whether the machine moves chosen lanes of a vector together in one instruction.
@@ -114,6 +114,10 @@ class Entry:
             sig = (i, f, f, typeof(one), i, i, i)
             self.serial.compile(sig)
             overload = self.serial.overloads[sig]
+            if overload.signature.return_type != types.none:
+                raise TypeError(
+                    f"a kernel that returns {overload.signature.return_type}; callers reserve no room for it"
+                )
             found = overload.library.get_pointer_to_function(overload.fndesc.llvm_func_name)
             self._addresses[type(one)] = found
         return found

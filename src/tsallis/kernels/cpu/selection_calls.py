@@ -23,6 +23,7 @@ class _Selection:
         return (one_or_many(params[1]) if self.kind == BUDGET else (2.0, None)), one_or_many(params[0])
 
     def __call__(self, z: Tensor, *params: Tensor) -> tuple[Tensor, Tensor]:
+        z = z.resolve_neg()
         threshold = z.new_empty(z.shape[:-1])
         return self.forward(z, z.dim() - 1, None, params, False, threshold)[0], threshold
 

@@ -54,14 +54,18 @@ def make_short(
         base = choose(todo, M, 0.0)
         transpose(S_tile, W_tile)
         X, Y = like(M, start), like(M, 0.0)
+        active = todo
         for _ in range(GUESSES):
             A, B = arguments(base, X, Y, scale, exponent)
             S, W = like(M, 0.0), like(M, 0.0)
             for j in range(0, L * L, L):
                 p, w = evaluate(load(W_tile, j), base, A, B)
                 S, W = S + p, W + w
-            X, Y, error = advance(S, W, X, Y, scale, exponent)
-            if not some(todo & (error > CLOSE)):
+            moved, rest, error = advance(S, W, X, Y, scale, exponent)
+            # Row by row, so that no result depends on which rows share a tile.
+            X, Y = choose(active, moved, X), choose(active, rest, Y)
+            active = active & (error > CLOSE)
+            if not some(active):
                 break
         store(state, 0, base)
         width = n + L

@@ -1,0 +1,166 @@
+"""CPU kernels among threads, processes and files: each in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import tsallis
+
+pytest.importorskip("numba")
+
+
+def _python(code: str, **environment: str) -> str:
+    """Output of a program; it must end well."""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=280, env=os.environ | environment
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def test_64_threads_a_thousand_calls_each() -> None:
+    _python("""
+import threading, torch, tsallis as ts
+torch.set_num_threads(2)
+inputs = [torch.randn(2, 60), torch.randn(300, 40), torch.randn(3, 5000)]
+calls = [lambda z: ts.entmax15(z), lambda z: ts.sparsemax(z), lambda z: ts.entmax(z, 1.3)]
+expected = [[call(z) for call in calls] for z in inputs]
+wrong = []
+def work(i):
+    for j in range(1000):
+        a, b = (i + j) % 3, 0 if (i + j) % 50 else 1 + j % 2
+        if not torch.equal(calls[a](inputs[b]), expected[b][a]):
+            wrong.append((i, j))
+threads = [threading.Thread(target=work, args=(i,)) for i in range(64)]
+[t.start() for t in threads]
+[t.join() for t in threads]
+assert not wrong, wrong[:3]
+""")
+
+
+def test_the_number_of_threads_may_change_and_changes_nothing() -> None:
+    _python("""
+import torch, tsallis as ts
+z = torch.randn(64, 700, requires_grad=True)
+results = []
+for threads in (2, 1, 3, 8, 2):
+    torch.set_num_threads(threads)
+    p = ts.entmax(z, 1.3)
+    results.append((p.detach(), torch.autograd.grad(p.square().sum(), z)[0]))
+assert all(torch.equal(a, b) for r in results for a, b in zip(r, results[0]))
+""")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
+def test_fork_after_first_use_and_loader_workers() -> None:
+    _python("""
+import os, signal, torch, tsallis as ts
+from tsallis.kernels.cpu import threads
+torch.set_num_threads(2)
+z = torch.randn(512, 600)
+expected = ts.entmax15(z)
+pid = os.fork()
+if pid == 0:
+    signal.alarm(60)
+    p = ts.entmax15(z)
+    torch.set_num_threads(1)  # torch's own operations would hang on threads that are gone
+    fine = torch.equal(p, expected) and "forked" in threads.reason_against()
+    os._exit(0 if fine else 1)
+assert os.waitpid(pid, 0)[1] == 0
+class Data(torch.utils.data.Dataset):
+    def __len__(self): return 16
+    def __getitem__(self, i): return ts.entmax15(z + 0 * i)
+loader = torch.utils.data.DataLoader(Data(), num_workers=4, batch_size=None, timeout=100)
+assert all(torch.equal(p, expected) for p in loader)
+assert torch.equal(ts.entmax15(z), expected)
+""")
+
+
+BLOCKED = """
+import sys
+class Block:
+    def find_spec(self, name, *rest):
+        if name.split(".")[0] in ("numba", "llvmlite"):
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Block())
+"""
+
+
+def test_without_numba_the_reference_serves_and_says_why() -> None:
+    out = _python(
+        BLOCKED
+        + """
+import torch, tsallis as ts
+from tsallis.cli.main import main
+z = torch.randn(3, 5)
+p, q = ts.entmax15(z), ts.entmax15(z, backend="reference")
+assert torch.equal(p, q)
+try:
+    ts.entmax15(z, backend="cpu")
+except ts.core.errors.BackendError as error:
+    assert "numba is not installed" in str(error)
+else:
+    raise AssertionError("backend='cpu' without numba")
+main(["doctor"])
+"""
+    )
+    assert "numba is not installed: pip install numba" in out
+    assert "-> reference" in out
+
+
+NO_PLACE = """
+import numba.core.caching as caching
+def refuse(self): raise OSError("read-only")
+for locator in caching.CacheImpl._locator_classes:
+    locator.ensure_cache_path = refuse
+"""
+
+
+def test_without_a_writable_cache_kernels_are_compiled_anew_and_doctor_says_so() -> None:
+    out = _python(
+        NO_PLACE
+        + """
+import torch, tsallis as ts
+from tsallis.cli.main import main
+z = torch.randn(3, 5)
+assert torch.allclose(ts.sparsemax(z, backend="cpu"), ts.sparsemax(z, backend="reference"))
+main(["doctor"])
+"""
+    )
+    assert "machine code: not kept" in out
+    assert "-> cpu" in out
+
+
+def test_editing_any_file_of_a_kernel_leaves_no_old_machine_code(tmp_path: Path) -> None:
+    """Also an edit that leaves size and time of the edited file as they were, and files that are inlined elsewhere."""
+    package = tmp_path / "tsallis"
+    shutil.copytree(Path(tsallis.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
+    code = "import torch, tsallis as ts; print(ts.entmax15(torch.tensor([0.0, 1.0]), backend='cpu').tolist())"
+    environment = {
+        "PYTHONPATH": str(tmp_path),
+        "NUMBA_CACHE_DIR": str(tmp_path / "cache"),
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+    before = _python(code, **environment)
+    assert before == _python(code, **environment)
+    kept = {p.name for p in (tmp_path / "cache").rglob("*.nbc")}
+    assert kept
+    assert kept == {p.name for p in (tmp_path / "cache").rglob("*.nbc")}, "the second process compiled again"
+    edited = package / "kernels" / "cpu" / "members.py"
+    text, times = edited.read_text(), edited.stat()
+    assert "u = greater(0.5 * z - tau - rest, 0.0)" in text
+    edited.write_text(text.replace("u = greater(0.5 * z - tau - rest, 0.0)", "u = greater(0.4 * z - tau - rest, 0.0)"))
+    os.utime(edited, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert _python(code, **environment) != before
+
+
+def test_doctor_says_where_machine_code_and_threads_come_from() -> None:
+    out = _python("from tsallis.cli.main import main; main(['doctor'])")
+    assert "machine code: kept in" in out
+    assert "threads: shared with torch" in out or "one thread serves" in out
