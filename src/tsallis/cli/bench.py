@@ -22,7 +22,7 @@ from ..core.errors import TsallisError
 if TYPE_CHECKING:
     from ..testing import Setting
 
-SHAPES = ((64, 64), (4096, 128), (1024, 1024), (256, 32000))
+SHAPES = ((64, 64), (4096, 128), (1024, 1024), (256, 32000), (16, 131072))
 INPUTS = ("normal", "near_uniform", "peaked", "ties", "two_level")
 # Where solvers use a general power; 1.5 and 2 are mappings of their own.
 ALPHAS = {"entmax": (1.3, 1.7)}

@@ -78,7 +78,7 @@ def explain_backend(
 
     Example:
         >>> import torch, tsallis as ts
-        >>> print(ts.explain_backend("entmax", torch.zeros(3), backend="reference"))
+        >>> print(ts.explain_backend("softmax", torch.zeros(3), backend="reference"))
         -> reference    asked for by backend=
     """
     found = get(mapping)

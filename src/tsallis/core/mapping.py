@@ -24,6 +24,8 @@ from .params import Param, as_number_or_rows, as_rows
 from .settings import DEBUG
 from .status import Outcome, Result, Solution
 
+HALF = (torch.float16, torch.bfloat16)
+
 
 class Solved(NamedTuple):
     """What `Mapping.solve` returns: p (..., n), the threshold (...) if the domain has one, and the declared residuals,
@@ -114,7 +116,7 @@ class Mapping(ABC):
         values = tuple(as_rows(p, params.get(p.name, p.default), z, dim) for p in known)
         if mask is not None:
             z = masked(z, mask)
-        if z.dtype in (torch.float16, torch.bfloat16):
+        if z.dtype in HALF:
             # Half precision is computed, and p saved for the backward pass, in float32.
             z = z.float()
         return z.movedim(dim, -1), values
@@ -151,13 +153,16 @@ class Mapping(ABC):
         if type(dim) is not int or not isinstance(z, Tensor) or not fused.is_plain(z) or DEBUG.value:
             return None
         size = z.dim()
-        if not -size <= dim < size or not z.numel() or (kernel := dispatch.fused(self.name, z, backend)) is None:
+        narrow = z.dtype in HALF
+        x = z.float() if narrow else z
+        if not -size <= dim < size or not z.numel() or (kernel := dispatch.fused(self.name, x, backend)) is None:
             return None
         values: list[float | Tensor] = []
         if params or self.params:
             self.check_names(params)
             values = [as_number_or_rows(p, params.get(p.name, p.default), z, dim) for p in self.params]
-        return fused.call(self, kernel, z, dim % size, None if mask is None else checked_mask(z, mask), values)
+        p = fused.call(self, kernel, x, dim % size, None if mask is None else checked_mask(z, mask), values)
+        return p.to(z.dtype) if narrow else p
 
     def solution(
         self, z: Tensor, dim: int = -1, *, mask: Tensor | None = None, backend: str | None = None, **params: object

@@ -32,8 +32,8 @@ def address(tensor: Tensor | None) -> int:
 def one_or_many(value: Number) -> tuple[float, Tensor | None]:
     """A parameter as the number it is, or as float64 numbers that rows look up."""
     if not isinstance(value, Tensor):
-        return value, None
-    return (value.item(), None) if value.dim() == 0 else (0.0, value.detach().double())
+        return float(value), None
+    return (float(value.item()), None) if value.dim() == 0 else (0.0, value.detach().double())
 
 
 def rows_last(t: Tensor, dim: int) -> Tensor:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from array import array
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -48,10 +49,19 @@ def compiled(function: Callable[..., Any], maker: Any = njit) -> Any:
     """Compile with the machine code kept on disk, if there is a place for it; `doctor` says whether there is."""
     options = {name: value for name, value in OPTIONS.items() if maker is njit or name != "nogil"}
     try:
-        return maker(**options, cache=True)(function)
-    except RuntimeError:
-        # "no locator available": neither the package's folder nor the user's can be written.
+        made = maker(**options, cache=True)(function)
+    except (RuntimeError, OSError):
+        # "no locator available": neither the package's folder nor the user's can be written. Or the disk is full.
         return maker(**options)(function)
+    save = made._cache.save_overload
+
+    def save_if_possible(*arguments: Any) -> None:
+        # What cannot be kept is compiled again next time.
+        with suppress(OSError):
+            save(*arguments)
+
+    made._cache.save_overload = save_if_possible
+    return made
 
 
 @intrinsic
