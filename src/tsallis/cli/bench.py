@@ -133,26 +133,35 @@ def _measure(setting: Setting, family: str, rows: int, n: int, backward: bool, s
 
     rivals = [work(peer) for peer in _peers(setting, n)]
     best = min(rivals, key=lambda rival: min(_seconds(rival) for _ in range(2))) if rivals else None
-    contestants = [work(setting), work(lambda z: torch.softmax(z, -1)), *([best] if best else [])]
-    for contestant in contestants * 2:
-        contestant()
-    times: list[list[float]] = [[] for _ in contestants]
-    end = time.perf_counter() + seconds
-    while time.perf_counter() < end or len(times[0]) < 5:
-        for contestant, record in zip(contestants, times, strict=True):
-            record.append(_seconds(contestant))
-    ours = times[0]
+    ours, softmax = work(setting), work(lambda z: torch.softmax(z, -1))
+    # Two by two: a third contestant that sweeps the caches would do so before one of the others only.
+    pairs = [_interleaved(ours, rival, seconds) for rival in (softmax, *([best] if best else []))]
+    medians = [statistics.median(times) for times in (*pairs[0], *(pair[1] for pair in pairs[1:]))]
     return {
         "mapping": setting.mapping.name,
         "setting": setting.values,
         "input": family,
         "shape": [rows, n],
         "backward": backward,
-        "ratio": _quartiles([a / b for a, b in zip(ours, times[1], strict=True)]),
-        "package": _quartiles([b / a for a, b in zip(ours, times[2], strict=True)]) if best else None,
-        "milliseconds": [1e3 * statistics.median(t) for t in times],
-        "repetitions": len(ours),
+        "ratio": _quartiles([a / b for a, b in zip(*pairs[0], strict=True)]),
+        "package": _quartiles([b / a for a, b in zip(*pairs[1], strict=True)]) if best else None,
+        "milliseconds": [1e3 * median for median in medians],
+        "repetitions": len(pairs[0][0]),
     }
+
+
+def _interleaved(
+    first: Callable[[], object], second: Callable[[], object], seconds: float
+) -> tuple[list[float], list[float]]:
+    """Times of two actions that take turns."""
+    for action in (first, second) * 2:
+        action()
+    times: tuple[list[float], list[float]] = ([], [])
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end or len(times[0]) < 5:
+        for action, record in zip((first, second), times, strict=True):
+            record.append(_seconds(action))
+    return times
 
 
 def _seconds(action: Callable[[], object]) -> float:
