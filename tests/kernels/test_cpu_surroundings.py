@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -164,3 +165,29 @@ def test_doctor_says_where_machine_code_and_threads_come_from() -> None:
     out = _python("from tsallis.cli.main import main; main(['doctor'])")
     assert "machine code: kept in" in out
     assert "threads: shared with torch" in out or "one thread serves" in out
+
+
+@pytest.mark.skipif(platform.machine().lower() not in ("x86_64", "amd64"), reason="names a processor of that family")
+def test_machines_without_avx512() -> None:
+    """The same code for narrower vectors, with entries packed one by one."""
+    features = "+avx,+avx2,+fma,+bmi,+bmi2,+popcnt,+lzcnt,+sse4.2,+f16c"
+    _python(
+        """
+import torch, tsallis as ts
+from tsallis.kernels.cpu.compiler import PACKS
+from tsallis.testing import draw
+assert not PACKS
+for name, values in (("entmax15", {}), ("entmax", {"alpha": 1.3})):
+    for n in (20, 300, 5000):
+        for family in ("normal", "near_uniform", "cluster"):
+            z = draw(family, 20, n).requires_grad_()
+            weights = torch.arange(n).cos()
+            results = []
+            for backend in ("cpu", "reference"):
+                p = getattr(ts, name)(z, backend=backend, **values)
+                results.append((p, torch.autograd.grad((p * weights).sum(), z)[0]))
+            assert all(float((a - b).abs().max()) < 1e-11 for a, b in zip(*results)), (name, n, family)
+""",
+        NUMBA_CPU_NAME="haswell",
+        NUMBA_CPU_FEATURES=features,
+    )

@@ -154,8 +154,8 @@ def _make(kind: int) -> Entry:
     source = SOURCE
 
     def gradient(job_at, value, other, one, first, last, chunk):
-        """Gradients of rows first to last. The job holds g as its scores, dz as its slopes, dalpha as its thresholds;
-        all tensors have the strides of the result.
+        """Gradients of rows first to last. The job holds g as its scores, dz as its slopes, dalpha as its thresholds,
+        and as its k the room to list vectors in use; all tensors have the strides of the result.
         """
         _ = source
         job = pointer(job_at, INTEGER)

@@ -68,10 +68,13 @@ def _threshold(kind, top, X, Y, S, exponent):
 def _state(kind, alpha):
     """(whether vectors solve rows of this alpha, scale, exponent)."""
     a = alpha - 1.0
-    if kind == NORMMAX:
-        return 0.0 < a < INF, 1.0, a / (a + 1.0)
-    e = TINY if a == 0.0 else a
-    return -1.0 <= a <= 1.0, e, e
+    if kind == NORMMAX and 0.0 < a < INF:
+        return True, 1.0, a / (a + 1.0)
+    if kind != NORMMAX and -1.0 <= a <= 1.0:
+        e = TINY if a == 0.0 else a
+        return True, e, e
+    # Something harmless; the row is solved or spoilt otherwise.
+    return False, 0.5, 0.5
 
 
 def _make(kind: int, short: bool) -> Entry:
