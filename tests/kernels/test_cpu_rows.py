@@ -176,6 +176,47 @@ def test_negated_views_are_not_read_as_they_lie() -> None:
     assert torch.allclose(ts.entmax15(z), ts.entmax15(z.clone(), backend="reference"))
 
 
+def test_a_negated_alpha_is_not_read_as_it_lies() -> None:
+    alpha = torch.complex(torch.zeros(3, 1, dtype=torch.float64), torch.full((3, 1), -1.3, dtype=torch.float64))
+    alpha, z = alpha.conj().imag, torch.randn(3, 5, dtype=torch.float64)
+    assert torch.allclose(ts.entmax(z, alpha), ts.entmax(z, 1.3))
+
+
+def test_gradients_under_a_mask_are_zero_also_in_rows_that_are_nan() -> None:
+    z = torch.tensor([[1.0, float("nan"), 2.0, 3.0]], requires_grad=True)
+    mask = torch.tensor([[True, True, True, False]])
+    for backend in ("cpu", "reference"):
+        (grad,) = torch.autograd.grad(ts.sparsemax(z, mask=mask, backend=backend).sum(), z)
+        assert grad.isnan().tolist() == [[True, True, True, False]]
+
+
+def test_saved_tensors_may_come_back_with_other_strides() -> None:
+    z, g = torch.randn(40, 30, requires_grad=True), torch.randn(40, 30)
+    (expected,) = torch.autograd.grad((ts.sparsemax(z) * g).sum(), z)
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: t.t().contiguous(), lambda t: t.t()):
+        p = ts.sparsemax(z)
+    assert torch.equal(torch.autograd.grad((p * g).sum(), z)[0], expected)
+
+
+def test_a_default_device_does_not_move_scratch_memory() -> None:
+    z = torch.randn(4, 512, requires_grad=True)
+    with torch.device("meta"):
+        (grad,) = torch.autograd.grad(ts.sparsemax(z).square().sum(), z)
+    assert torch.equal(grad, torch.autograd.grad(ts.sparsemax(z).square().sum(), z)[0])
+
+
+def test_a_mask_elsewhere_is_refused() -> None:
+    with pytest.raises(ts.core.errors.ShapeError, match="both on one device"):
+        ts.sparsemax(torch.randn(2, 3), mask=torch.ones(2, 3, dtype=torch.bool, device="meta"))
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:.*torch.jit.trace.*:DeprecationWarning")
+def test_jit_trace() -> None:
+    z = torch.randn(3, 5)
+    traced = torch.jit.trace(lambda z: ts.sparsemax(z * 2), z)
+    assert torch.allclose(traced(2 * z), ts.sparsemax(4 * z))
+
+
 def test_the_kernels_are_chosen_and_named() -> None:
     for name in ("sparsemax", "entmax15", "entmax", "normmax", "budget", "topk_sparsemax"):
         assert dispatch.backends(name) == ("cpu", "reference")

@@ -83,6 +83,32 @@ assert torch.equal(ts.entmax15(z), expected)
 """)
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
+def test_fork_before_first_use() -> None:
+    """The parent has used torch's threads, but no kernel."""
+    _python("""
+import os, signal, torch, tsallis as ts
+torch.set_num_threads(2)
+z = torch.randn(64, 1000)
+torch.randn(2000000).exp().sum()
+pid = os.fork()
+if pid == 0:
+    signal.alarm(60)
+    ts.sparsemax(z)
+    os._exit(0)
+assert os.waitpid(pid, 0)[1] == 0
+""")
+
+
+def test_numba_told_not_to_compile() -> None:
+    out = _python(
+        "import torch, tsallis as ts; print(ts.sparsemax(torch.tensor([0.0, 3.0])));"
+        "print(ts.explain_backend('sparsemax', torch.zeros(3)))",
+        NUMBA_DISABLE_JIT="1",
+    )
+    assert "NUMBA_DISABLE_JIT" in out
+
+
 BLOCKED = """
 import sys
 class Block:

@@ -31,6 +31,7 @@ def is_plain(x: Tensor) -> bool:
     """Whether this is a tensor with memory of its own, outside everything that traces or transforms."""
     return (
         not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
         and type(x) in _PLAIN
         and not are_transforms_active()
         and dispatch_modes() == 0
@@ -49,19 +50,20 @@ class Fused(torch.autograd.Function):
         ctx: Any, mapping: Mapping, kernel: FusedKernel, z: Tensor, dim: int, mask: Tensor | None, *params: Number
     ) -> Tensor:
         p, kept = kernel.forward(z, dim, mask, params, True)
-        ctx.call = (mapping, kernel, dim, params)
-        ctx.save_for_backward(p, kept, *[x for x in params if isinstance(x, Tensor)])
+        ctx.call = (mapping, kernel, dim, tuple(None if isinstance(x, Tensor) else x for x in params))
+        ctx.save_for_backward(p, kept, mask, *[x for x in params if isinstance(x, Tensor)])
         return p
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
-        g, p, kept, *tensors = *grads, *ctx.saved_tensors
+        g, p, kept, mask, *tensors = *grads, *ctx.saved_tensors
         mapping, kernel, dim, params = ctx.call
         plain = not torch.is_grad_enabled() and is_plain(g)
         if plain and not params:
-            return None, None, kernel.backward(p, g, dim, (), kept, ())[0], None, None
+            dz = kernel.backward(p, g, dim, (), kept, ())[0]
+            return None, None, _kept_only(dz, mask), None, None
         rest = iter(tensors)
-        params = tuple(next(rest) if isinstance(x, Tensor) else x for x in params)
+        params = tuple(next(rest) if x is None else x for x in params)
         wanted = ctx.needs_input_grad[5:]
         if not plain:
             dz, shares = _by_formula(mapping, p, g, dim, params, wanted)
@@ -71,13 +73,18 @@ class Fused(torch.autograd.Function):
                 implicit.sum_to(slope, x) if want and slope is not None and isinstance(x, Tensor) else None
                 for want, slope, x in zip(wanted, slopes, params, strict=True)
             ]
-        return None, None, dz, None, None, *shares
+        return None, None, _kept_only(dz, mask), None, None, *shares
+
+
+def _kept_only(dz: Tensor, mask: Tensor | None) -> Tensor:
+    """Zero under the mask, also in rows that are NaN."""
+    return dz if mask is None else torch.where(mask, dz, 0.0)
 
 
 def _by_formula(
     mapping: Mapping, p: Tensor, g: Tensor, dim: int, params: Sequence[Number], wanted: tuple[bool, ...]
 ) -> tuple[Tensor, list[Tensor | None]]:
-    values = tuple(x if isinstance(x, Tensor) else torch.full((), x, dtype=torch.float64) for x in params)
+    values = tuple(x if isinstance(x, Tensor) else p.new_full((), x, dtype=torch.float64) for x in params)
     dz, grads = implicit.vjp(mapping, p.movedim(dim, -1), values, (), g.movedim(dim, -1), wanted)
     return dz.movedim(-1, dim), grads
 

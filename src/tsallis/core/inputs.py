@@ -59,6 +59,10 @@ def checked_mask(z: Tensor, mask: object) -> Tensor:
         raise ShapeError(
             f"mask of dtype {mask.dtype}", "torch.bool, True = keep", "Pass mask.bool(), or add an additive mask to z"
         )
+    if mask.device != z.device:
+        raise ShapeError(
+            f"mask on {mask.device} for scores on {z.device}", "both on one device", "Move the mask with .to()"
+        )
     try:
         fits = torch.broadcast_shapes(mask.shape, z.shape) == z.shape
     except RuntimeError:

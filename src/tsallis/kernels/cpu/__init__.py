@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
@@ -12,6 +13,8 @@ import torch
 from ...core.dispatch import Kernel, Signature, add_kernel
 
 DTYPES = (torch.float32, torch.float64)
+# Of `import tsallis`, not of the first call: a child of this process has none of torch's threads.
+PROCESS = os.getpid()
 
 
 @cache
@@ -19,6 +22,8 @@ def numba_missing() -> str | None:
     """None if numba can be imported."""
     try:
         found = find_spec("numba") is not None
+        if found and import_module("numba").config.DISABLE_JIT:
+            return "numba is told not to compile (NUMBA_DISABLE_JIT)"
     except (ImportError, ValueError):
         # Somebody made it unavailable on purpose.
         found = False
@@ -32,6 +37,8 @@ def _supports(signature: Signature) -> str | None:
         return f"for float32 and float64, not {signature.dtype}"
     if 0 in signature.shape:
         return "for at least one row and one entry"
+    if torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]
+        return "torch.jit.trace records operations of torch only"
     return numba_missing()
 
 

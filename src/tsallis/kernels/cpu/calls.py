@@ -33,7 +33,7 @@ def one_or_many(value: Number) -> tuple[float, Tensor | None]:
     """A parameter as the number it is, or as float64 numbers that rows look up."""
     if not isinstance(value, Tensor):
         return float(value), None
-    return (float(value.item()), None) if value.dim() == 0 else (0.0, value.detach().double())
+    return (float(value.item()), None) if value.dim() == 0 else (0.0, value.detach().resolve_neg().double())
 
 
 def rows_last(t: Tensor, dim: int) -> Tensor:
@@ -130,7 +130,7 @@ class Simplex:
         if alpha is not None or not plain:
             z, mask, alpha, strides = laid_out(z, p, dim, mask, alpha)
         work = z.new_empty(plan.room) if plan.room else None
-        hits = torch.empty(plan.rows, plan.notes, dtype=torch.uint8) if plan.notes else None
+        hits = z.new_empty((plan.rows, plan.notes), dtype=torch.uint8) if plan.notes else None
         job = (
             z.data_ptr(), p.data_ptr(), address(threshold), address(mask), address(hits), address(work),
             address(alpha), 0, 0, plan.n, plan.past, plain, *strides,
@@ -142,6 +142,8 @@ class Simplex:
         self, p: Tensor, g: Tensor, dim: int, params: Sequence[Number], kept: Tensor | None, wanted: Sequence[bool]
     ) -> tuple[Tensor, list[Tensor | None]]:
         kind, value, alpha = self._alpha(params)
+        # As it was written; hooks on saved tensors may have laid it out otherwise.
+        p = p.contiguous()
         plain = dim == p.dim() - 1
         plan = _backward_plan(kind, p.shape, dim, p.dtype, plain, kept is not None, torch.get_num_threads())
         g, dz = g.contiguous(), torch.empty_like(p)
@@ -150,7 +152,7 @@ class Simplex:
             _, _, alpha, strides = laid_out(p, p, dim, None, alpha)
         dalpha = p.new_empty(*rows_last(p, dim).shape[:-1], 1) if True in wanted else None
         work = p.new_empty(plan.room) if plan.room else None
-        places = torch.empty(plan.notes, dtype=torch.int64) if plan.notes else None
+        places = p.new_empty(plan.notes, dtype=torch.int64) if plan.notes else None
         job = (
             g.data_ptr(), p.data_ptr(), address(dalpha), 0, address(kept), address(work), address(alpha),
             address(places), dz.data_ptr(), plan.n, plan.past, plain, *strides,

@@ -100,7 +100,7 @@ def make_long(
         near = not dense
         S, W = M, M
         before = first_of(M) * 0.0 + INF
-        for _ in range(SWEEPS):
+        for step in range(SWEEPS):
             A, B = arguments(splat(z, base), X, Y, scale, exponent)
             first, second = first_of(A), first_of(B)
             span = size if dense else (size + L - 1) // L * L
@@ -116,7 +116,7 @@ def make_long(
             if near and (off <= tolerance or NOISE * tolerance > off > 0.25 * before):
                 break
             before = off
-            near = near or off <= NEARLY
+            near = near or off <= NEARLY or step >= SWEEPS - 4
             X, Y = moved, rest
             if not dense and off > FAR and size > 8 * L:
                 cut = first_of(edge(X, scale)) * (1.0 + 32.0 * epsilon(z))

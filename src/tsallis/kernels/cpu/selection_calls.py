@@ -67,6 +67,7 @@ class Budget(_Selection):
         self, p: Tensor, g: Tensor, dim: int, params: Sequence[Number], kept: Tensor | None, wanted: Sequence[bool]
     ) -> tuple[Tensor, list[Tensor | None]]:
         (a, alpha), (b, k) = self._split(params)
+        p = p.contiguous()
         g, dz, n = g.contiguous(), torch.empty_like(p), p.shape[dim]
         plain = dim == p.dim() - 1
         strides: tuple[int, ...] = ()

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-_PROCESS = os.getpid()
+from . import PROCESS
 
 
 class Team(NamedTuple):
@@ -38,7 +38,7 @@ def _candidates() -> list[str]:
 
 def team() -> Team | None:
     """torch's threads, if they can be used here."""
-    return _loaded() if os.getpid() == _PROCESS else None
+    return _loaded() if os.getpid() == PROCESS else None
 
 
 @cache
@@ -63,7 +63,7 @@ def _loaded() -> Team | None:
 
 def reason_against() -> str | None:
     """None if calls may be shared among threads."""
-    if os.getpid() != _PROCESS:
+    if os.getpid() != PROCESS:
         return "this is a forked process"
     if _loaded() is None:
         return "torch's OpenMP library was not found"
