@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ from torch import Tensor
 from . import gradients, simplex
 from .compiler import Entry
 from .jobs import FEW, FEW_POWERS, chunks_of, layout, run
-from .rows import LONGEST_IN_TILES, room
+from .rows import LONGEST_IN_TILES, PACKED, PACKED_POWERS, room
 from .simplex import ENTMAX15, NORMMAX, POWER, SPARSEMAX
 
 Number = float | Tensor
@@ -74,7 +75,7 @@ def _forward_plan(
     n, entries, L = shape[dim], math.prod(shape), LANES[dtype]
     powers = kind in (POWER, NORMMAX)
     chunks = chunks_of(entries // n, entries, FEW_POWERS if powers else FEW, threads)
-    needed = not plain or n > (2 if powers else 16) * L
+    needed = not plain or n > (PACKED_POWERS if powers else PACKED) * L
     notes = -(-n // L) if train and n >= NOTED * L and kind != NORMMAX else 0
     entry = simplex.kernel(kind, n <= LONGEST_IN_TILES)
     size = chunks * room.py_func(n, L, plain) if needed else 0
@@ -92,7 +93,28 @@ def _backward_plan(
     return Plan(gradients.gradient(kind), entries // n, n, chunks, 0 if plain else chunks * 3 * n, places, past)
 
 
-class Simplex:
+class Fused(ABC):
+    """Both forms of a kernel: `forward` and a backward pass, and the contract of `core.dispatch.Kernel` by a call."""
+
+    @abstractmethod
+    def forward(
+        self,
+        z: Tensor,
+        dim: int,
+        mask: Tensor | None,
+        params: Sequence[Number],
+        train: bool,
+        threshold: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """p, and what the backward pass wants to have kept; the threshold is written if there is room for it."""
+
+    def __call__(self, z: Tensor, *params: Tensor) -> tuple[Tensor, Tensor]:
+        z = z.resolve_neg()
+        threshold = z.new_empty(z.shape[:-1])
+        return self.forward(z, z.dim() - 1, None, params, False, threshold)[0], threshold
+
+
+class Simplex(Fused):
     """Entmax (at one alpha, if given), or normmax."""
 
     def __init__(self, *, norm: bool = False, alpha: float | None = None) -> None:
@@ -107,11 +129,6 @@ class Simplex:
         if self.norm:
             return NORMMAX, value, alpha
         return (POWER if alpha is not None else {2.0: SPARSEMAX, 1.5: ENTMAX15}.get(value, POWER)), value, alpha
-
-    def __call__(self, z: Tensor, *params: Tensor) -> tuple[Tensor, Tensor]:
-        z = z.resolve_neg()
-        threshold = z.new_empty(z.shape[:-1])
-        return self.forward(z, z.dim() - 1, None, params, False, threshold)[0], threshold
 
     def forward(
         self,

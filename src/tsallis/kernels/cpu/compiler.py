@@ -111,7 +111,8 @@ def _team_member(one: Any) -> Any:
 class Entry:
     """A kernel (job, value, other, one, first, last, chunk); ``one`` is a 1 of the dtype."""
 
-    _members: ClassVar[dict[Any, int]] = {}
+    # The compiled functions themselves: their code lives as long as they do.
+    _members: ClassVar[dict[Any, Any]] = {}
 
     def __init__(self, function: Callable[..., None]) -> None:
         self.serial = compiled(function)
@@ -135,7 +136,7 @@ class Entry:
     def parallel(self, team: Team, job: int, value: float, other: float, one: Any, rows: int, chunks: int) -> None:
         """All rows, shared among the threads of a team."""
         if (member := Entry._members.get(type(one))) is None:
-            member = Entry._members[type(one)] = _team_member(one).address
+            member = Entry._members[type(one)] = _team_member(one)
         kept = array("q", (self._address(one), job, team.number, team.size, rows, chunks))
         kept.frombytes(array("d", (value, other)).tobytes())
-        team.run(member, kept.buffer_info()[0], chunks, 0)
+        team.run(member.address, kept.buffer_info()[0], chunks, 0)

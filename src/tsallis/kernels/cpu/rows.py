@@ -17,12 +17,14 @@ BYTE, INTEGER, DOUBLE = np.uint8(0), np.int64(0), np.float64(0)
 
 # Longer rows are solved one by one: a tile of them would not stay in the cache.
 LONGEST_IN_TILES = 4096
+# Rows of more vectors than this are packed, and need scratch memory for it; powers are dear, and worth it earlier.
+PACKED, PACKED_POWERS = 16, 2
 # Entries per block of a long row.
 BLOCK = 64
 
 SCORES, RESULT, THRESHOLD, MASK, HITS, WORK, ALPHA, K, SLOPES = range(9)
 N, PAST, PLAIN, N1, N2 = range(9, 14)
-SCORES_STRIDES, RESULT_STRIDES, MASK_STRIDES, ALPHA_STRIDES, K_STRIDES, LENGTH = 14, 18, 22, 26, 29, 32
+SCORES_STRIDES, RESULT_STRIDES, MASK_STRIDES, ALPHA_STRIDES, K_STRIDES = 14, 18, 22, 26, 29
 
 
 @device

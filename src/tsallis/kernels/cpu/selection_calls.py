@@ -8,24 +8,19 @@ import torch
 from torch import Tensor
 
 from . import selection
-from .calls import Number, Simplex, address, laid_out, one_or_many, rows_last
+from .calls import Fused, Number, Simplex, address, laid_out, one_or_many, rows_last
 from .compiler import Entry
 from .jobs import FEW_POWERS, chunks_of, run
 from .selection import BUDGET, TOPK
 
 
-class _Selection:
+class _Selection(Fused):
     def __init__(self, kind: int) -> None:
         self.kind = kind
 
     def _split(self, params: Sequence[Number]) -> tuple[tuple[float, Tensor | None], tuple[float, Tensor | None]]:
         """(alpha, k), each as one number or as many."""
         return (one_or_many(params[1]) if self.kind == BUDGET else (2.0, None)), one_or_many(params[0])
-
-    def __call__(self, z: Tensor, *params: Tensor) -> tuple[Tensor, Tensor]:
-        z = z.resolve_neg()
-        threshold = z.new_empty(z.shape[:-1])
-        return self.forward(z, z.dim() - 1, None, params, False, threshold)[0], threshold
 
     def forward(
         self,

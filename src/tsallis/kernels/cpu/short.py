@@ -14,7 +14,7 @@ from .arithmetic import choose, greater, like
 from .compiler import PACKS, device
 from .members import accelerate
 from .packing import pack, unpack
-from .rows import fill
+from .rows import PACKED, PACKED_POWERS, fill
 from .simd import INF, NAN, epsilon, lanes, load, offset, peek, poke, some, splat, store
 from .sweeps import make_sweep, scaled, top
 from .tiles import row_maxima, row_sums, tile, transpose
@@ -33,9 +33,7 @@ def make_short(
     sum; ``slopes``: p are the slopes.
     """
     sweep = make_sweep(evaluate, write=True, slopes=slopes)
-    # Powers are dear: entries outside the support are worth being moved out of the way.
-    packs = PACKS
-    least = 2 if normalise else 16
+    least = PACKED_POWERS if normalise else PACKED
 
     @device
     def solve(z, stride, out, out_stride, rows, n, scale, exponent, tolerance, values, results, hits, note, state):
@@ -70,7 +68,7 @@ def make_short(
         store(state, 0, base)
         width = n + L
         store(sizes, 0, like(M, -1.0))
-        if packs and n > least * L:
+        if PACKS and n > least * L:
             # Wider by some units in the last place than `evaluate` may round.
             store(sizes, L, edge(X, scale) * (1.0 + 32.0 * epsilon(z)))
             for r in range(rows):
@@ -89,7 +87,7 @@ def make_short(
                 if peek(state, 3 * L + r) != 0.0:
                     first, second = peek(state, L + r), peek(state, 2 * L + r)
                     k = int(peek(sizes, r))
-                    if packs and k >= 0:
+                    if PACKS and k >= 0:
                         at = r * width
                         k = (k + L - 1) // L * L
                         s, w = sweep(offset(values, at), offset(results, at), k, 0.0, first, second)
@@ -114,7 +112,7 @@ def make_short(
         for r in range(rows):
             row, row_out, factor = offset(z, r * stride), offset(out, r * out_stride), peek(state, L + r)
             noted = offset(hits, r * vectors)
-            if packs and peek(sizes, r) >= 0.0:
+            if PACKS and peek(sizes, r) >= 0.0:
                 values_at = offset(results, r * width)
                 unpack(row, n, peek(state, r), peek(sizes, L + r), values_at, factor, row_out, noted, note)
             else:
