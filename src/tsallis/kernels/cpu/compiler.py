@@ -1,8 +1,8 @@
 """How functions become machine code, where it is kept, and how a kernel is shared among threads.
 
 Machine code is kept on disk by numba, which looks only at the file of the function it compiles: after an edit of
-another file it would go on using the old code. The hash of all files of this folder is therefore part of what is
-compiled: every function that is kept closes over it.
+another file it would go on using the old code. The hash of all files of this folder and the one above is therefore
+part of what is compiled: every function that is kept closes over it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ device = njit(**OPTIONS)
 
 def source_hash() -> str:
     """Of every file machine code may come from."""
-    files = sorted(Path(__file__).parent.glob("*.py"))
+    here = Path(__file__).parent
+    files = sorted([*here.glob("*.py"), *here.parent.glob("*.py")])
     return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()
 
 

@@ -11,10 +11,10 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from .arithmetic import choose, like, root
+from .arithmetic import choose
 from .compiler import SOURCE, Entry, device
+from .members import members, tsallis_log_slope
 from .norm_gradients import normmax_row
-from .powers import exp2, log2, tsallis_log_slope
 from .rows import (
     ALPHA,
     ALPHA_STRIDES,
@@ -58,22 +58,7 @@ from .steep import tangent
 from .sweeps import CHUNK, clear, top
 
 
-@device
-def weight_sparsemax(p, alpha):
-    return choose(p > 0.0, like(p, 1.0), 0.0)
-
-
-@device
-def weight_entmax15(p, alpha):
-    return root(p)
-
-
-@device
-def weight_power(p, alpha):
-    return choose(p > 0.0, exp2((2.0 - alpha) * log2(p)), 0.0)
-
-
-WEIGHTS = {SPARSEMAX: weight_sparsemax, ENTMAX15: weight_entmax15, POWER: weight_power}
+WEIGHTS = {SPARSEMAX: members.weight_sparsemax, ENTMAX15: members.weight_entmax15, POWER: members.weight_power}
 
 
 def _make_row(weight: Any) -> Any:

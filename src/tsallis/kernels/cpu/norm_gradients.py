@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 
+from ..members import LN2
 from .arithmetic import choose, greater
 from .compiler import device
-from .powers import LN2, exp2, log2
+from .powers import exp2, log2
 from .simd import add_up, first_of, lanes, largest, load, load_first, peek, poke, splat, store, store_first
 
 # Above it r^(-a) may leave the range of a vector's powers.

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from math import factorial, log
 from typing import Any
 
 from llvmlite import ir
 from numba.core import types
 
-from .arithmetic import choose, greater, like
+from ..coefficients import EXP_FRACTION, LOG_QUOTIENT, PSI
+from .arithmetic import choose, greater
 from .compiler import device
 from .simd import FLAGS, call, intrinsic, suffix
-
-LN2 = log(2.0)
 
 
 @intrinsic
@@ -62,14 +60,14 @@ def whole(typingctx: Any, x: Any) -> Any:
     return types.UniTuple(x, 2)(x), code
 
 
-def polynomial(doc: str, coefficients: dict[Any, tuple[float, ...]]) -> Any:
-    """A polynomial as a function of vectors, its coefficients chosen by their dtype, constant term first."""
+def polynomial(doc: str, coefficients: dict[int, tuple[float, ...]]) -> Any:
+    """A polynomial of `kernels.coefficients` as a function of vectors."""
 
     def function(typingctx: Any, x: Any) -> Any:
         def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
             vector = args[0].type
             constant = lambda value: ir.Constant(vector, [value] * x.lanes)  # noqa: E731
-            *rest, last = coefficients[x.dtype]
+            *rest, last = coefficients[x.dtype.bitwidth]
             total = constant(last)
             for value in reversed(rest):
                 total = builder.fadd(builder.fmul(total, args[0], flags=FLAGS), constant(value), flags=FLAGS)
@@ -81,34 +79,9 @@ def polynomial(doc: str, coefficients: dict[Any, tuple[float, ...]]) -> Any:
     return intrinsic(function)
 
 
-# Interpolation at Chebyshev nodes, relative error 3e-8 and 9e-18 (log), 3e-9 and 4e-18 (exp).
-_log_quotient = polynomial(
-    "log2(1 + t)/t for 1 + t in [sqrt(1/2), sqrt(2)].",
-    {
-        types.float32: (
-            1.442695, -0.721347468, 0.480910753, -0.360693268, 0.287903261, -0.239169881, 0.216078226, -0.205861881,
-            0.123109685,
-        ),
-        types.float64: (
-            1.4426950408889634, -0.7213475204444822, 0.4808983469629793, -0.3606737602218718, 0.2885390081799428,
-            -0.240449173549558, 0.20609929137787664, -0.18033687436152818, 0.16029945342821048, -0.14426976700975894,
-            0.13115422276901945, -0.12021762501443926, 0.11096631074823189, -0.1031564771346186, 0.09643400946674259,
-            -0.0893036861956003, 0.08175306478371262, -0.08234343834443268, 0.09414882662095735, -0.08546741793954375,
-            0.03677416934714219,
-        ),
-    },
-)  # fmt: skip
-_exp_fraction = polynomial(
-    "2^f for f in [-1/2, 1/2].",
-    {
-        types.float32: (1.0, 0.693147207, 0.240226509, 0.0555032723, 0.00961805668, 0.00134004282, 0.000154614447),
-        types.float64: (
-            1.0, 0.6931471805599453, 0.2402265069591016, 0.055504108664821625, 0.009618129107587256,
-            0.001333355814640647, 0.00015403530463724353, 1.5252733841556773e-05, 1.3215432535912375e-06,
-            1.0178057087733941e-07, 7.074194297288521e-09, 4.4558179083360645e-10,
-        ),
-    },
-)  # fmt: skip
+_log_quotient = polynomial("log2(1 + t)/t for 1 + t in [sqrt(1/2), sqrt(2)].", LOG_QUOTIENT)
+_exp_fraction = polynomial("2^f for f in [-1/2, 1/2].", EXP_FRACTION)
+psi_series = polynomial("psi(x) for |x| < 1.", PSI)
 
 
 @device
@@ -134,23 +107,3 @@ def exp2(x):
     n, power = whole(greater(x, lowest))
     value = power * _exp_fraction(greater(x, lowest) - n)
     return choose(x > lowest, value, 0.0)
-
-
-_psi_series = polynomial(
-    "Taylor series of psi, whose first omitted term is below the rounding error for |x| < 1.",
-    {
-        types.float32: tuple((j + 1) / factorial(j + 2) for j in range(10)),
-        types.float64: tuple((j + 1) / factorial(j + 2) for j in range(20)),
-    },
-)
-
-
-@device
-def tsallis_log_slope(p, a):
-    """Derivative in alpha of the deformed logarithm at fixed p > 0: l^2 psi(a l), l = log p (`core.numerics`)."""
-    ell = LN2 * log2(p)
-    x = a * ell
-    near = (x < 1.0) & (x > -1.0)
-    power = exp2(x / LN2)
-    far = choose(near, like(x, 1.0), x)
-    return ell * ell * choose(near, _psi_series(choose(near, x, 0.0)), (far * power - (power - 1.0)) / (far * far))

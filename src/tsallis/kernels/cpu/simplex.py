@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from functools import cache
 
-from . import members
 from .compiler import SOURCE, Entry, device
 from .long import make_long
+from .members import members
 from .rows import (
     ALPHA,
     ALPHA_STRIDES,
