@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -43,8 +43,10 @@ class FusedKernel(Protocol):
 
     def forward(
         self, z: Tensor, dim: int, mask: Tensor | None, params: Sequence[float | Tensor], train: bool, /
-    ) -> tuple[Tensor, Tensor | None]:
-        """p, and with ``train`` what the backward pass wants to have kept beside it."""
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """p, and with ``train`` what the backward pass wants to have kept: p in at least float32, and something else
+        or nothing.
+        """
         ...
 
     def backward(
@@ -84,8 +86,8 @@ class Decision:
 
 
 _KERNELS: dict[str, list[Kernel]] = {}
-_FUSED: dict[tuple[str, torch.dtype, bool], Any] = {}
-_UNKNOWN = object()
+# By mapping, dtype and device: the fused forms of the kernels that serve such calls by backend, the first under None.
+_FUSED: dict[tuple[str, torch.dtype, bool, bool], dict[str | None, FusedKernel | None]] = {}
 
 
 def add_kernel(mapping: str, kernel: Kernel) -> None:
@@ -108,21 +110,19 @@ def remove_kernels(mapping: str) -> None:
 
 
 def fused(mapping: str, z: Tensor, backend: str | None) -> FusedKernel | None:
-    """The fused form of the kernel that comes first for rows like these, if there is one and nothing else is asked for.
+    """The fused form of the kernel that serves rows like these, if it has one.
 
-    For rows with entries: kernels with a fused form decide by device and dtype alone.
+    For rows with entries: kernels decide by device and dtype alone.
     """
-    key = (mapping, z.dtype, z.is_cpu)
-    found = _FUSED.get(key, _UNKNOWN)
-    if found is _UNKNOWN or not z.is_cpu:
-        first = _KERNELS[mapping][0]
-        fits = first.fused is not None and first.supports(Signature.of(z)) is None
-        found = _FUSED[key] = (first.backend, first.fused()) if fits and first.fused is not None else None
-    if found is None:
-        return None
+    key = (mapping, z.dtype, z.is_cpu, z.is_cuda)
+    if (found := _FUSED.get(key)) is None:
+        signature = Signature.of(z)
+        fitting = [k for k in _KERNELS[mapping] if k.supports(signature) is None]
+        found = _FUSED[key] = {k.backend: None if k.fused is None else k.fused() for k in fitting}
+        found[None] = next(iter(found.values()), None)
     if backend is None and BACKEND.value is None and BACKEND_FROM_ENVIRONMENT.value is None:
-        return found[1]
-    return found[1] if _requested(backend)[0] == found[0] else None
+        return found[None]
+    return found.get(_requested(backend)[0])
 
 
 def backends(mapping: str) -> tuple[str, ...]:

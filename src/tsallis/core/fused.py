@@ -49,9 +49,9 @@ class Fused(torch.autograd.Function):
     def forward(
         ctx: Any, mapping: Mapping, kernel: FusedKernel, z: Tensor, dim: int, mask: Tensor | None, *params: Number
     ) -> Tensor:
-        p, kept = kernel.forward(z, dim, mask, params, True)
+        p, saved, kept = kernel.forward(z, dim, mask, params, True)
         ctx.call = (mapping, kernel, dim, tuple(None if isinstance(x, Tensor) else x for x in params))
-        ctx.save_for_backward(p, kept, mask, *[x for x in params if isinstance(x, Tensor)])
+        ctx.save_for_backward(saved, kept, mask, *[x for x in params if isinstance(x, Tensor)])
         return p
 
     @staticmethod

@@ -153,16 +153,21 @@ class Mapping(ABC):
         if type(dim) is not int or not isinstance(z, Tensor) or not fused.is_plain(z) or DEBUG.value:
             return None
         size = z.dim()
-        narrow = z.dtype in HALF
-        x = z.float() if narrow else z
-        if not -size <= dim < size or not z.numel() or (kernel := dispatch.fused(self.name, x, backend)) is None:
+        if not -size <= dim < size or not z.numel():
+            return None
+        x, kernel = z, dispatch.fused(self.name, z, backend)
+        if kernel is None and z.dtype in HALF:
+            # Not computed in half precision by any kernel of this device, or only by the reference.
+            x = z.float()
+            kernel = dispatch.fused(self.name, x, backend)
+        if kernel is None:
             return None
         values: list[float | Tensor] = []
         if params or self.params:
             self.check_names(params)
             values = [as_number_or_rows(p, params.get(p.name, p.default), z, dim) for p in self.params]
         p = fused.call(self, kernel, x, dim % size, None if mask is None else checked_mask(z, mask), values)
-        return p.to(z.dtype) if narrow else p
+        return p.to(z.dtype) if x is not z else p
 
     def solution(
         self, z: Tensor, dim: int = -1, *, mask: Tensor | None = None, backend: str | None = None, **params: object

@@ -152,7 +152,7 @@ def weight_power(p, alpha):
 
 def tsallis_log_slope(p, a):
     """Derivative in alpha of the deformed logarithm at fixed p > 0: l^2 psi(a l), l = log p (`core.numerics`)."""
-    ell = LN2 * log2(p)
+    ell = log2(p) * LN2
     x = a * ell
     near = (x < 1.0) & (x > -1.0)
     power = exp2(x / LN2)

@@ -6,14 +6,15 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from ..layout import laid_out, rows_last
 from . import gradients, simplex
 from .compiler import Entry
-from .jobs import FEW, FEW_POWERS, chunks_of, layout, run
+from .jobs import FEW, FEW_POWERS, chunks_of, run
 from .rows import LONGEST_IN_TILES, PACKED, PACKED_POWERS, room
 from .simplex import ENTMAX15, NORMMAX, POWER, SPARSEMAX
 
@@ -35,24 +36,6 @@ def one_or_many(value: Number) -> tuple[float, Tensor | None]:
     if not isinstance(value, Tensor):
         return float(value), None
     return (float(value.item()), None) if value.dim() == 0 else (0.0, value.detach().resolve_neg().double())
-
-
-def rows_last(t: Tensor, dim: int) -> Tensor:
-    """The tensor with its rows in the last dimension."""
-    return t if dim == t.dim() - 1 else t.movedim(dim, -1)
-
-
-def laid_out(z: Tensor, p: Tensor, dim: int, mask: Tensor | None, *params: Tensor | None) -> tuple[Any, ...]:
-    """(z, mask, *params, strides of the job), copied only if their strides are more than a job can hold."""
-    x, q = rows_last(z, dim), rows_last(p, dim)
-    mask = None if mask is None else rows_last(mask.expand(z.shape), dim)
-    strides = layout(x, q, mask, *params)
-    if strides is None:
-        x = x.contiguous()
-        mask = None if mask is None else mask.contiguous()
-        params = tuple(None if t is None else t.expand(*x.shape[:-1], 1).contiguous() for t in params)
-        strides = layout(x, q, mask, *params)
-    return x, mask, *params, strides
 
 
 class Plan(NamedTuple):
@@ -105,8 +88,8 @@ class Fused(ABC):
         params: Sequence[Number],
         train: bool,
         threshold: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor | None]:
-        """p, and what the backward pass wants to have kept; the threshold is written if there is room for it."""
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """p, and what the backward pass wants to have kept (p again, and notes); the threshold is written if there is room for it."""
 
     def __call__(self, z: Tensor, *params: Tensor) -> tuple[Tensor, Tensor]:
         z = z.resolve_neg()
@@ -138,7 +121,7 @@ class Simplex(Fused):
         params: Sequence[Number],
         train: bool,
         threshold: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor | None]:
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         kind, value, alpha = self._alpha(params)
         plain = mask is None and dim == z.dim() - 1 and z.is_contiguous()
         plan = _forward_plan(kind, z.shape, dim, z.dtype, plain, train, torch.get_num_threads())
@@ -153,7 +136,7 @@ class Simplex(Fused):
             address(alpha), 0, 0, plan.n, plan.past, plain, *strides,
         )  # fmt: skip
         run(plan.entry, job, value, 0.0, z.dtype, plan.rows, plan.chunks)
-        return p, hits
+        return p, p, hits
 
     def backward(
         self, p: Tensor, g: Tensor, dim: int, params: Sequence[Number], kept: Tensor | None, wanted: Sequence[bool]

@@ -57,7 +57,6 @@ from .simplex import ENTMAX15, NORMMAX, POWER, SPARSEMAX
 from .steep import tangent
 from .sweeps import CHUNK, clear, top
 
-
 WEIGHTS = {SPARSEMAX: members.weight_sparsemax, ENTMAX15: members.weight_entmax15, POWER: members.weight_power}
 
 

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..layout import laid_out, rows_last
 from . import selection
-from .calls import Fused, Number, Simplex, address, laid_out, one_or_many, rows_last
+from .calls import Fused, Number, Simplex, address, one_or_many
 from .compiler import Entry
 from .jobs import FEW_POWERS, chunks_of, run
 from .selection import BUDGET, TOPK
@@ -30,7 +31,7 @@ class _Selection(Fused):
         params: Sequence[Number],
         train: bool,
         threshold: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor | None]:
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         (a, alpha), (b, k) = self._split(params)
         plain = mask is None and dim == z.dim() - 1 and z.is_contiguous()
         p, n = torch.empty_like(z, memory_format=torch.contiguous_format), z.shape[dim]
@@ -43,7 +44,7 @@ class _Selection(Fused):
             address(k), 0, n, 0, plain, *strides,
         )  # fmt: skip
         run(selection.kernel(self.kind), job, a, b, z.dtype, p.numel() // n, chunks)
-        return p, None
+        return p, p, None
 
 
 def _room(p: Tensor, n: int) -> tuple[int, Tensor]:
