@@ -109,6 +109,11 @@ def remove_kernels(mapping: str) -> None:
     _forget(mapping)
 
 
+def fitting(mapping: str, signature: Signature) -> list[Kernel]:
+    """The kernels that support a call, best first."""
+    return [kernel for kernel in _KERNELS[mapping] if kernel.supports(signature) is None]
+
+
 def fused(mapping: str, z: Tensor, backend: str | None) -> FusedKernel | None:
     """The fused form of the kernel that serves rows like these, if it has one.
 
@@ -116,9 +121,8 @@ def fused(mapping: str, z: Tensor, backend: str | None) -> FusedKernel | None:
     """
     key = (mapping, z.dtype, z.is_cpu, z.is_cuda)
     if (found := _FUSED.get(key)) is None:
-        signature = Signature.of(z)
-        fitting = [k for k in _KERNELS[mapping] if k.supports(signature) is None]
-        found = _FUSED[key] = {k.backend: None if k.fused is None else k.fused() for k in fitting}
+        kernels = fitting(mapping, Signature.of(z))
+        found = _FUSED[key] = {k.backend: None if k.fused is None else k.fused() for k in kernels}
         found[None] = next(iter(found.values()), None)
     if backend is None and BACKEND.value is None and BACKEND_FROM_ENVIRONMENT.value is None:
         return found[None]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import product
 from typing import Any
 from unittest import mock
 
@@ -151,6 +152,7 @@ def poisoned_memory() -> Iterator[None]:
 
 # Rounding that a float32 kernel may do to the distances of scores from the largest, in units of epsilon.
 ROUNDING = 2.0
+TOLERANCES = {torch.float64: 1e-12, torch.float32: 1e-6}
 
 
 @law()
@@ -160,20 +162,31 @@ def backends_agree(setting: Setting) -> None:
     result where it depends on them steeply.
     """
     for backend in dispatch.backends(setting.mapping.name):
-        for name in FAMILIES:
-            for n in (1, 63, 64, 65, 1000):
-                for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 1e-6)):
-                    _compare_backend(
-                        setting, backend, draw(name, 3, n, dtype=dtype), tolerance, f"{backend}, {name}, n={n}, {dtype}"
-                    )
+        device = device_of(setting, backend)
+        for name, n, (dtype, tolerance) in product(FAMILIES, (1, 63, 64, 65, 1000), TOLERANCES.items()):
+            if device is not None:
+                compare_backend(setting, backend, draw(name, 3, n, dtype=dtype), tolerance, device, name)
     require_raises(lambda: setting(torch.zeros(3), backend="no such backend"), BackendError, "an unknown backend")
 
 
-def _compare_backend(setting: Setting, backend: str, z: Tensor, tolerance: float, where: str) -> None:
+def device_of(setting: Setting, backend: str) -> str | None:
+    """Where this machine can run a backend, if it can."""
+    for device in ("cpu", *(["cuda"] if torch.cuda.is_available() else [])):
+        signature = dispatch.Signature.of(torch.zeros(3, 5, device=device))
+        if any(k.backend == backend for k in dispatch.fitting(setting.mapping.name, signature)):
+            return device
+    return None
+
+
+def compare_backend(
+    setting: Setting, backend: str, z: Tensor, tolerance: float, device: str = "cpu", family: str = ""
+) -> None:
+    """Raise unless the backend equals the reference in float64 on these rows, in value and gradient."""
     if any(p.at_most_kept for p in setting.mapping.params) and setting.values.get("k", 1) > z.shape[-1]:
         return
+    where = f"{backend} on {device}, {family}, n={z.shape[-1]}, {z.dtype}"
     with poisoned_memory():
-        results = _value_and_gradients(setting, backend, z)
+        results = _value_and_gradients(setting, backend, z.to(device))
     exact = _value_and_gradients(setting, "reference", z.double())
     moved = [torch.zeros_like(x) for x in exact]
     if z.dtype == torch.float32:
@@ -187,7 +200,7 @@ def _compare_backend(setting: Setting, backend: str, z: Tensor, tolerance: float
     for got, expected, slack in zip(results, exact, moved, strict=True):
         require(got.isfinite(), f"{where}: not finite, or memory left unwritten")
         scale = tolerance * max(1.0, float(expected.abs().max()))
-        require_close(got, expected, scale + 4 * float(slack.max()), where)
+        require_close(got.cpu(), expected, scale + 4 * float(slack.max()), where)
 
 
 def _value_and_gradients(setting: Setting, backend: str, z: Tensor) -> list[Tensor]:
@@ -195,5 +208,5 @@ def _value_and_gradients(setting: Setting, backend: str, z: Tensor) -> list[Tens
     _, values = setting.with_tensors(z)
     names, leaves = setting.differentiable(), tuple(v.detach().clone().requires_grad_() for v in values)
     p = setting(z, backend=backend, **_named(names, leaves))
-    weights = torch.arange(z.shape[-1], dtype=z.dtype).cos()
+    weights = torch.arange(z.shape[-1], dtype=z.dtype, device=z.device).cos()
     return [p.detach(), *torch.autograd.grad((p * weights).sum(), (z, *leaves))]

@@ -89,7 +89,9 @@ class Fused(ABC):
         train: bool,
         threshold: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """p, and what the backward pass wants to have kept (p again, and notes); the threshold is written if there is room for it."""
+        """p, and what the backward pass wants to have kept (p again, and notes); the threshold is written if there is
+        room for it.
+        """
 
     def __call__(self, z: Tensor, *params: Tensor) -> tuple[Tensor, Tensor]:
         z = z.resolve_neg()

@@ -19,8 +19,10 @@ from .arithmetic import ENTMAX15, NORMMAX, POWER, SPARSEMAX
 
 Number = float | Tensor
 Parameter = tuple[float, Tensor | None]
-# Entries of a tile: of several short rows, the longest row that is kept in registers, and a part of a longer one.
-SHORT, LONGEST_TILE, PART = 2048, 32768, 4096
+# Entries of a tile: of several short rows, and a part of a row that is too long for one.
+SHORT, PART = 2048, 4096
+# The longest row that is kept in registers, in bytes, by what is done to it; more would spill.
+SOLVED, DIFFERENTIATED = 131072, 32768
 ENTRIES_PER_THREAD = 16
 
 
@@ -33,9 +35,14 @@ class Tile(NamedTuple):
     warps: int
 
 
-def tile_of(n: int, longest: int = LONGEST_TILE) -> Tile:
-    """The tile for rows of n entries."""
-    B = max(16, triton.next_power_of_2(n))
+def power_of_2(n: int) -> int:
+    """The next one, at least 16."""
+    return max(16, 1 << (n - 1).bit_length())
+
+
+def tile_of(n: int, longest: int) -> Tile:
+    """The tile for rows of n entries, of which so many may be kept in registers."""
+    B = power_of_2(n)
     if longest < B:
         return Tile(1, PART, False, PART // 32 // ENTRIES_PER_THREAD)
     R = max(1, SHORT // B)
@@ -44,8 +51,7 @@ def tile_of(n: int, longest: int = LONGEST_TILE) -> Tile:
 
 def part_of(n: int) -> Tile:
     """The tile of kernels that visit rows one by one, part by part."""
-    B = min(1024, max(16, triton.next_power_of_2(n)))
-    return Tile(1, B, False, 4)
+    return Tile(1, min(1024, power_of_2(n)), False, 4)
 
 
 def compute_dtype(z: Tensor, norm: bool = False) -> tl.constexpr:
@@ -156,7 +162,7 @@ class Simplex(Fused):
         z, mask, (alpha,), where = rows_of(z, p, dim, mask, alpha)
         compute = compute_dtype(z, self.norm)
         if alpha is not None or kind != POWER.value or not value > 2:
-            tile = tile_of(n, LONGEST_TILE // 2 if compute == tl.float64 else LONGEST_TILE)
+            tile = tile_of(n, SOLVED // (16 if compute == tl.float64 else 4))
             tolerance = (2.0 + sqrt(n) / 16.0) * (2.0**-52 if compute == tl.float64 else 2.0**-23)
             run(
                 simplex.solve, z, tile, rows, z, p, full, threshold, mask, alpha, value, where, rows, n, tolerance,
@@ -178,15 +184,14 @@ class Simplex(Fused):
         _, _, (alpha,), where = rows_of(p, p, dim, None, alpha)
         dalpha = p.new_empty(*rows_last(p, dim).shape[:-1], 1) if True in wanted else None
         if self.norm:
-            tile = tile_of(n, 1024)
-            part = Tile(tile.R, min(tile.B, 1024), False, 4)
+            tile = part_of(n)
             run(
-                gradients.normmax_gradient, p, part, rows, p, g, dz, dalpha, alpha, value, where, rows, n, R=part.R,
-                B=part.B,
+                gradients.normmax_gradient, p, tile, rows, p, g, dz, dalpha, alpha, value, where, rows, n, R=tile.R,
+                B=tile.B,
             )  # fmt: skip
             return dz, [dalpha]
         if alpha is not None or kind != POWER.value or not value > 2:
-            tile = tile_of(n, LONGEST_TILE // 2)
+            tile = tile_of(n, DIFFERENTIATED // p.element_size())
             run(
                 gradients.entmax_gradient, p, tile, rows, p, g, dz, dalpha, alpha, value, where, rows, n, KIND=kind,
                 R=tile.R, B=tile.B, ONE=tile.one, COMPUTE=compute_dtype(p),

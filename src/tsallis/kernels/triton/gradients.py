@@ -18,20 +18,26 @@ from .tiles import ALPHA, load_result, parameter, rows_of_program, store_result
 
 
 @triton.jit
-def entmax_sums(p, g, alpha, KIND: tl.constexpr):
-    """Sums of w and w g, the largest p, and whether there is a NaN."""
+def slope_of(p, alpha):
+    """D on the support."""
+    inside = p > 0.0
+    return tl.where(inside, tsallis_log_slope(tl.where(inside, p, 1.0), alpha[:, None] - 1.0), 0.0)
+
+
+@triton.jit
+def entmax_sums(p, g, alpha, KIND: tl.constexpr, WANTED: tl.constexpr):
+    """Sums of w, w g and, if wanted, w D, and whether there is a NaN."""
     w = weight(p, alpha[:, None], KIND)
-    return tl.sum(w, 1), tl.sum(w * g, 1), tl.max(p, 1), tl.max((p != p).to(tl.int32), 1)
+    W = tl.sum(w, 1)
+    D = tl.sum(w * slope_of(p, alpha), 1) if WANTED else W * 0.0
+    return W, tl.sum(w * g, 1), D, tl.max((p != p).to(tl.int32), 1)
 
 
 @triton.jit
 def entmax_share(p, g, alpha, mean, bad, origin, KIND: tl.constexpr, WANTED: tl.constexpr):
     """dz of a tile, and the sum of dz (D - origin) if wanted."""
     d = weight(p, alpha[:, None], KIND) * (g - mean[:, None])
-    total = mean * 0.0
-    if WANTED:
-        slope = tsallis_log_slope(tl.where(p > 0.0, p, 1.0), alpha[:, None] - 1.0) - origin[:, None]
-        total = tl.sum(tl.where(p > 0.0, d * slope, 0.0), 1)
+    total = tl.sum(d * (slope_of(p, alpha) - origin[:, None]), 1) if WANTED else mean * 0.0
     return tl.where(bad[:, None] != 0, float("nan"), d), total
 
 
@@ -47,21 +53,18 @@ def entmax_gradient(
     WANTED: tl.constexpr = dalpha is not None
     q = load_result(p, where, row, live, j, n).to(COMPUTE)
     v = load_result(g, where, row, live, j, n).to(COMPUTE)
-    W, G, top, bad = entmax_sums(q, v, a, KIND)
+    W, G, D, bad = entmax_sums(q, v, a, KIND, WANTED)
     if not ONE:
         at = tl.full([], B, tl.int64)
         while at < n:
             q = load_result(p, where, row, live, at + j, n).to(COMPUTE)
             v = load_result(g, where, row, live, at + j, n).to(COMPUTE)
-            w, wg, t, b = entmax_sums(q, v, a, KIND)
-            W, G, top, bad = W + w, G + wg, tl.maximum(top, t), bad | b
+            more_W, more_G, more_D, more_bad = entmax_sums(q, v, a, KIND, WANTED)
+            W, G, D, bad = W + more_W, G + more_G, D + more_D, bad | more_bad
             at += B
-    some = W > 0.0
-    mean = tl.where(some, G / tl.where(some, W, 1.0), 0.0)
-    # The dz sum to zero, so D may be measured from its value anywhere, best where the weight is.
-    origin = mean * 0.0
-    if WANTED:
-        origin = tsallis_log_slope(tl.where(some, top, 1.0), a - 1.0)
+    W = tl.where(W > 0.0, W, 1.0)
+    # The dz sum to zero, so D may be measured from any value; from its mean, the rounding of the other mean is no loss.
+    mean, origin = G / W, D / W
     if ONE:
         d, total = entmax_share(q, v, a, mean, bad, origin, KIND, WANTED)
         store_result(dz, where, row, live, j, n, d)

@@ -8,8 +8,6 @@ import triton.language as tl
 from .arithmetic import INF
 from .tiles import K, load_scores, parameter, rows_of_program, store_result
 
-NAN = tl.constexpr(float("nan"))
-
 
 @triton.jit
 def keys(x):
@@ -96,5 +94,5 @@ def keep_largest(z, out, mask, ks, k_number: tl.float64, where, rows, n, B: tl.c
         stays = (key > edge[:, None]) | (tie & (rank <= spare[:, None])) | (x != x) | (x == INF)
         spare -= tl.sum(tie.to(tl.int64), 1)
         kept = tl.where(stays, x, -INF)
-        store_result(out, where, row, live, at + j, n, tl.where(fits[:, None] | (x == -INF), kept, NAN))
+        store_result(out, where, row, live, at + j, n, tl.where(fits[:, None] | (x == -INF), kept, float("nan")))
         at += B

@@ -13,7 +13,6 @@ import triton.language as tl
 from .arithmetic import INF, NORMMAX, POWER, SPARSEMAX, accelerate, advance, arguments, edge, evaluate, expm1
 from .tiles import ALPHA, RESULT, load_scores, parameter, place, rows_of_program, store_result
 
-NAN = tl.constexpr(float("nan"))
 # Stands for the exponent 0 (softmax): 1/e times log(1 + e x) is x to the last bit.
 TINY = tl.constexpr(1e-30)
 # A start need not be better than this: the rest of the row shifts the sum by more.
@@ -110,7 +109,7 @@ def finished(d, X, Y, factor, scale, exponent, solved, top, KIND: tl.constexpr):
     p, w = evaluate(d, A[:, None], C[:, None], KIND)
     if KIND == NORMMAX:
         p = w
-    filler = tl.where(top == -INF, 0.0, NAN)
+    filler = tl.where(top == -INF, 0.0, float("nan"))
     return tl.where(solved[:, None], p * factor[:, None], filler[:, None])
 
 
@@ -141,7 +140,7 @@ def solve(
             at += B
         bad = tl.max(nans, 1) != 0
         top = tl.max(x, 1)
-    top = tl.where(bad, NAN, top)
+    top = tl.where(bad, float("nan"), top)
     todo = (top > -INF) & (top < INF) & fits
     base = tl.where(todo, top, 0.0)
     d = x - base[:, None]
@@ -190,5 +189,5 @@ def solve(
             at += B
     if thresholds is not None:
         lam = threshold_of(top, X, Y, S, exponent, KIND)
-        lam = tl.where(todo, lam, tl.where(top == -INF, -INF, NAN))
+        lam = tl.where(todo, lam, tl.where(top == -INF, -INF, float("nan")))
         tl.store(thresholds + row, lam.to(thresholds.dtype.element_ty), mask=live)

@@ -13,7 +13,6 @@ import triton.language as tl
 from .arithmetic import INF, LN2, expm1, log2_1p
 from .tiles import ALPHA, K, load_scores, parameter, rows_of_program, store_result
 
-NAN = tl.constexpr(float("nan"))
 EPS = tl.constexpr(2.0**-52)
 # Stands for alpha = 1.
 TINY = tl.constexpr(1e-30)
@@ -154,7 +153,7 @@ def solve_steep(
                     free += tl.sum(tl.where(at_cap, 0.0, q), 1)
                 else:
                     q = tl.where(at_cap, q, tl.minimum(q * factor[:, None], 1.0))
-                    q = tl.where(fits[:, None], q, tl.where(empty[:, None], 0.0, NAN))
+                    q = tl.where(fits[:, None], q, tl.where(empty[:, None], 0.0, float("nan")))
                     store_result(p, where, row, live, at + j, n, q)
                     if kept is not None:
                         store_result(kept, where, row, live, at + j, n, q)
@@ -162,5 +161,5 @@ def solve_steep(
             left = k - capped
             factor = tl.where((free > 0.0) & (left > 0.0), left / tl.where(free > 0.0, free, 1.0), 1.0)
         if thresholds is not None:
-            lam = tl.where(fits, origin + multiplier(ell, a), tl.where(empty, -INF, NAN))
+            lam = tl.where(fits, origin + multiplier(ell, a), tl.where(empty, -INF, float("nan")))
             tl.store(thresholds + row, lam.to(thresholds.dtype.element_ty), mask=live)

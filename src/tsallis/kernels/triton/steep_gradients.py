@@ -13,8 +13,6 @@ import triton.language as tl
 from .arithmetic import INF, log2, tsallis_log_slope
 from .tiles import ALPHA, load_result, parameter, rows_of_program, store_result
 
-NAN = tl.constexpr(float("nan"))
-
 
 @triton.jit
 def power(q, inside, exponent):
@@ -83,7 +81,7 @@ def tangent(
         if OWN:
             product += tl.sum(vanishing_times(d, v), 1)
         else:
-            store_result(dz, where, row, live, at + j, n, tl.where(bad[:, None] != 0, NAN, d))
+            store_result(dz, where, row, live, at + j, n, tl.where(bad[:, None] != 0, float("nan"), d))
         at += B
     return product
 
@@ -124,9 +122,9 @@ def steep_gradient(
         shares = tl.where(some, shares, 1.0)
         origin = tl.where(origin > -INF, origin, 0.0)
         if dk is not None:
-            tl.store(dk + row, tl.where(bad != 0, NAN, product / shares).to(dk.dtype.element_ty), mask=live)
+            tl.store(dk + row, tl.where(bad != 0, float("nan"), product / shares).to(dk.dtype.element_ty), mask=live)
         tangent(p, g, dz, where, row, live, n, e, scale, origin, shares, bad, CAPPED, False, B)
         if dalpha is not None:
             own = tl.where(some, tsallis_log_slope(scale, 1.0 - e), 0.0)
             moved = -tangent(p, g, dz, where, row, live, n, e, scale, own, shares, bad, CAPPED, True, B)
-            tl.store(dalpha + row, tl.where(bad != 0, NAN, moved).to(dalpha.dtype.element_ty), mask=live)
+            tl.store(dalpha + row, tl.where(bad != 0, float("nan"), moved).to(dalpha.dtype.element_ty), mask=live)

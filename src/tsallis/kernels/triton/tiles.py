@@ -68,7 +68,9 @@ def load_result(p, where, row, live, j, n):
 
 @triton.jit
 def store_result(p, where, row, live, j, n, value):
-    """The same for writing."""
+    """The same for writing; half precision by way of float32, from which all conversions exist."""
+    if p.dtype.element_ty != tl.float64:
+        value = value.to(tl.float32)
     at, step = place(where, RESULT, row, n)
     inside = live[:, None] & (j < n)[None, :]
     tl.store(p + at[:, None] + j.to(tl.int64)[None, :] * step, value.to(p.dtype.element_ty), mask=inside)
