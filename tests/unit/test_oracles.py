@@ -102,7 +102,7 @@ def test_clustered_float32_rows() -> None:
     for alpha in (1.5, 2.0):
         exact = ts.entmax(z.double(), alpha, backend="reference")
         inside, a = exact > 0, alpha - 1
-        for backend in backends("entmax"):
+        for backend in {"cpu", "reference"}.intersection(backends("entmax")):
             p = ts.entmax(z, alpha, backend=backend).double()
             assert (p.sum(-1) - 1).abs().max() < 2e-6
             # p^a is linear in the threshold: computed in float32 it is off by what the sum is, over 2^17 slopes.

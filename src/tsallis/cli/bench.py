@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..core import registry
 from ..core.errors import TsallisError
+from .peers import peers
 
 if TYPE_CHECKING:
     from ..testing import Setting
@@ -26,6 +27,7 @@ SHAPES = ((64, 64), (4096, 128), (1024, 1024), (256, 32000), (16, 131072))
 INPUTS = ("normal", "near_uniform", "peaked", "ties", "two_level")
 # Where solvers use a general power; 1.5 and 2 are mappings of their own.
 ALPHAS = {"entmax": (1.3, 1.7)}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 GATE = ("feasible", "duality_gap", "first_derivatives", "backends_agree")
 
 
@@ -41,6 +43,8 @@ def describe(parser: argparse.ArgumentParser) -> None:
         "--input", action="append", choices=list(FAMILIES), metavar="FAMILY",
         help=f"scores to draw (repeat for several): {', '.join(FAMILIES)}; default: {', '.join(INPUTS)}",
     )  # fmt: skip
+    parser.add_argument("--device", default="cpu", help="such as cuda; then the share of the copy speed is told too")
+    parser.add_argument("--dtype", choices=list(DTYPES), default="float32", help="of the scores (default float32)")
     parser.add_argument("--seconds", type=float, default=1.0, help="time spent on each cell (default 1)")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
 
@@ -48,20 +52,27 @@ def describe(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Gate, then time; 1 if the gate is red."""
     mappings = [registry.get(name) for name in arguments.mapping or registry.names()]
+    device, dtype = _device(arguments.device), DTYPES[arguments.dtype]
     shapes = [_shape(text) for text in arguments.shape] if arguments.shape else list(SHAPES)
     if not _gate(mappings):
         return 1
-    threads = torch.get_num_threads()
-    print(f"\ntime over that of torch.softmax, median [quartiles]: lower is better; {threads} threads, float32")
-    print("package: the entmax package over ours, at its best k, where it is installed and has the mapping: higher is")
-    print(f"better for us\n\n{'shape':<14}{'input':<14}{'mapping':<28}{'pass':<18}{'ratio':>8} {'':<16}{'package':>8}")
+    where = f"{torch.get_num_threads()} threads" if device.type == "cpu" else torch.cuda.get_device_name(device)
+    print(f"\ntime over that of torch.softmax, median [quartiles]: lower is better; {where}, {arguments.dtype}")
+    print("package: the entmax package (on a GPU also adasplash) over ours, at its best setting, where it is installed")
+    print("and has the mapping: higher is better for us. copy: time of a copy of the scores over ours")
+    print(
+        f"\n{'shape':<14}{'input':<14}{'mapping':<28}{'pass':<18}{'ratio':>8} {'':<16}{'package':>8}{'copy':>8}",
+    )
+    from ..testing import draw
+
     results = []
     for rows, n in shapes:
         for family in arguments.input or INPUTS:
             for mapping in mappings:
                 for setting in _settings(mapping, n, arguments.alpha):
                     for backward in (False, True):
-                        results.append(_measure(setting, family, rows, n, backward, arguments.seconds))
+                        z = draw(family, rows, n, dtype=torch.float32).to(device, dtype)
+                        results.append(_measure(setting, family, z, backward, arguments.seconds))
                         print(_line(results[-1]), flush=True)
     if arguments.json:
         _write(arguments.json, results)
@@ -104,50 +115,55 @@ def _settings(mapping: registry.Mapping, n: int, alphas: list[float] | None) -> 
         yield replace(first, values={**first.values, "alpha": alpha})
 
 
-def _peers(setting: Setting, n: int) -> list[Callable[[Tensor], Tensor]]:
-    """The same mapping in the `entmax` package, once for each way it offers to compute it; none if it has none."""
+def _device(name: str) -> torch.device:
     try:
-        import entmax as package
-    except ImportError:
-        return []
-    values = setting.values
-    partial_sorts = [None, *(k for k in (100, 500) if k < n)]
-    known: dict[str, list[Callable[[Tensor], Tensor]]] = {
-        "sparsemax": [lambda z, k=k: package.sparsemax(z, -1, k) for k in partial_sorts],
-        "entmax15": [lambda z, k=k: package.entmax15(z, -1, k) for k in partial_sorts],
-        "entmax": [lambda z: package.entmax_bisect(z, values["alpha"])],
-        "normmax": [lambda z: package.normmax_bisect(z, values["alpha"])],
-        "budget": [lambda z: package.budget_bisect(z, values["k"])] if values.get("alpha") == 2 else [],
-    }
-    return known.get(setting.mapping.name, [])
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise TsallisError(f"--device {name}", "a device of this machine, such as cpu or cuda", "Correct it") from error
+    return device
 
 
-def _measure(setting: Setting, family: str, rows: int, n: int, backward: bool, seconds: float) -> dict[str, Any]:
-    from ..testing import draw
-
-    z = draw(family, rows, n, dtype=torch.float32).requires_grad_(backward)
-    g = torch.randn(rows, n, generator=torch.Generator().manual_seed(1))
+def _measure(setting: Setting, family: str, z: Tensor, backward: bool, seconds: float) -> dict[str, Any]:
+    z = z.requires_grad_(backward)
+    g = torch.randn(z.shape, generator=torch.Generator().manual_seed(1)).to(z)
 
     def work(forward: Callable[[Tensor], Tensor]) -> Callable[[], object]:
-        return (lambda: torch.autograd.grad(forward(z), z, g)) if backward else (lambda: forward(z))
+        action = (lambda: torch.autograd.grad(forward(z), z, g)) if backward else (lambda: forward(z))
+        return _awaited(action) if z.is_cuda else action
 
-    rivals = [work(peer) for peer in _peers(setting, n)]
+    rivals = [work(peer) for peer in peers(setting, z)]
     best = min(rivals, key=lambda rival: min(_seconds(rival) for _ in range(2))) if rivals else None
     ours, softmax = work(setting), work(lambda z: torch.softmax(z, -1))
+    target = torch.empty_like(z, requires_grad=False)
+    copy = (lambda: target.copy_(z.detach())) if not z.is_cuda else _awaited(lambda: target.copy_(z.detach()))
+    others = (softmax, *([best] if best else []), *([copy] if not backward else []))
     # Two by two: a third contestant that sweeps the caches would do so before one of the others only.
-    pairs = [_interleaved(ours, rival, seconds) for rival in (softmax, *([best] if best else []))]
+    pairs = [_interleaved(ours, other, seconds) for other in others]
     medians = [statistics.median(times) for times in (*pairs[0], *(pair[1] for pair in pairs[1:]))]
     return {
         "mapping": setting.mapping.name,
         "setting": setting.values,
         "input": family,
-        "shape": [rows, n],
+        "shape": list(z.shape),
         "backward": backward,
         "ratio": _quartiles([a / b for a, b in zip(*pairs[0], strict=True)]),
         "package": _quartiles([b / a for a, b in zip(*pairs[1], strict=True)]) if best else None,
+        "copy": _quartiles([b / a for a, b in zip(*pairs[-1], strict=True)]) if not backward else None,
         "milliseconds": [1e3 * median for median in medians],
         "repetitions": len(pairs[0][0]),
     }
+
+
+def _awaited(action: Callable[[], object]) -> Callable[[], object]:
+    """An action on the GPU until it is done there."""
+
+    def until_done() -> object:
+        result = action()
+        torch.cuda.synchronize()
+        return result
+
+    return until_done
 
 
 def _interleaved(
@@ -178,12 +194,12 @@ def _line(result: dict[str, Any]) -> str:
     rows, n = result["shape"]
     setting = ", ".join(f"{k}={v:g}" for k, v in result["setting"].items())
     low, middle, high = result["ratio"]
-    package = f"{result['package'][1]:8.2f}" if result["package"] else f"{'-':>8}"
+    package, copy = (f"{result[name][1]:8.2f}" if result[name] else f"{'-':>8}" for name in ("package", "copy"))
     return (
         f"({rows}, {n})".ljust(14)
         + f"{result['input']:<14}{result['mapping'] + ' ' + setting:<28}"
         + f"{'forward+backward' if result['backward'] else 'forward':<18}"
-        + f"{middle:8.2f} {f'[{low:.2f}, {high:.2f}]':<16}{package}"
+        + f"{middle:8.2f} {f'[{low:.2f}, {high:.2f}]':<16}{package}{copy}"
     )
 
 

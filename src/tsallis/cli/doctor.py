@@ -12,7 +12,7 @@ import torch
 from .. import __version__
 from ..core import registry
 from ..core.api import explain_backend
-from ..kernels import cpu
+from ..kernels import cpu, triton
 
 OPTIONAL = ("numba", "triton", "lightning", "transformers", "captum", "gradio")
 
@@ -28,7 +28,7 @@ def run(arguments: argparse.Namespace) -> int:
     )
     print(f"threads: {torch.get_num_threads()}; TSALLIS_BACKEND: {os.environ.get('TSALLIS_BACKEND') or 'not set'}")
     print("optional packages: " + ", ".join(f"{name} {_version(name)}" for name in OPTIONAL))
-    print("\n".join(_cpu_kernels()))
+    print("\n".join((*_cpu_kernels(), _gpu_kernels())))
     print("\nBackends (chosen: ->), by static facts of a call:")
     for device in _devices():
         for dtype in (torch.float32, torch.float64):
@@ -46,6 +46,14 @@ def _cpu_kernels() -> list[str]:
     from ..kernels.cpu.report import report
 
     return report()
+
+
+def _gpu_kernels() -> str:
+    if (missing := triton.triton_missing()) is not None:
+        return f"GPU kernels: none, the reference serves: {missing}"
+    if not torch.cuda.is_available():
+        return f"GPU kernels: triton {_version('triton')}, for which there is no CUDA device"
+    return f"GPU kernels: triton {_version('triton')}, compiled when first used"
 
 
 def _version(package: str) -> str:

@@ -19,6 +19,7 @@ from .short import NOISE
 from .simd import INF, NAN, add_up, epsilon, first_of, lanes, load, load_first, some, splat, store
 from .sweeps import clear, make_sweep, scaled
 from .tiles import row_maxima, tile
+from .whole_powers import make_start
 
 # The sum from which one Newton step ends within rounding, as the error of the next is its square.
 NEARLY = 3e-4
@@ -26,6 +27,10 @@ CLOSE = 0.02
 # A sum that far off moves the edge enough to pack again.
 FAR = 0.1
 GUESSES, SWEEPS = 12, 24
+# Entries from which a start from whole powers pays.
+MANY = 1024
+# A start from whole powers is right to one or two percent.
+CAUTIOUS = 0.95
 
 
 @device
@@ -66,6 +71,7 @@ def make_long(
     """The solver of one row for one member; arguments as in `make_short`."""
     sums = make_sweep(evaluate, write=False)
     sweep = make_sweep(evaluate, write=True, slopes=slopes)
+    better = make_start(advance)
 
     @device
     def solve(z, out, n, scale, exponent, maxima, values, results, hits, note, past, state):
@@ -89,38 +95,52 @@ def make_long(
             if first_of(error) < CLOSE:
                 break
         # Wider by some units in the last place than `evaluate` may round.
-        cut = first_of(edge(X, scale)) * (1.0 + 32.0 * epsilon(z))
+        wider = 1.0 + 32.0 * epsilon(z)
+        cut = first_of(edge(X, scale)) * wider
         size = pack_blocks(z, n, top, cut, maxima, BLOCK, values)
         dense = size < 0
-        source, target, base = z, out, top
-        if dense:
-            size = n
-        else:
-            source, target, base = values, results, 0.0 * top
         near = not dense
+        if normalise and (dense or size > MANY):
+            X = better(z if dense else values, n if dense else size, top if dense else 0.0 * top, X, scale, exponent)
+            # That may be right of the root, but hardly by so much; whether it was is seen in the end.
+            cut = max(cut, first_of(edge(X * CAUTIOUS, scale)) * wider)
+            size = (
+                pack_blocks(z, n, top, cut, maxima, BLOCK, values)
+                if dense
+                else pack(values, size, 0.0 * top, cut, values)
+            )
+            dense, near = size < 0, True
         S, W = M, M
-        before = first_of(M) * 0.0 + INF
-        for step in range(SWEEPS):
-            A, B = arguments(splat(z, base), X, Y, scale, exponent)
-            first, second = first_of(A), first_of(B)
-            span = size if dense else (size + L - 1) // L * L
-            if near:
-                s, w = sweep(source, target, span, base, first, second)
-            else:
-                s, w = sums(source, target, span, base, first, second)
-            S, W = splat(z, add_up(s)), splat(z, add_up(w))
-            moved, rest, error = advance(S, W, X, Y, scale, exponent)
-            off = abs(first_of(error))
-            tolerance = (2.0 + math.sqrt(size) / 16.0) * epsilon(z)
-            # What no longer shrinks is noise.
-            if near and (off <= tolerance or NOISE * tolerance > off > 0.25 * before):
-                break
-            before = off
-            near = near or off <= NEARLY or step >= SWEEPS - 4
-            X, Y = moved, rest
-            if not dense and off > FAR and size > 8 * L:
-                cut = first_of(edge(X, scale)) * (1.0 + 32.0 * epsilon(z))
-                size = pack(values, size, base, cut, values)
+        complete = False
+        while not complete:
+            source, target, base, span = z, out, top, n
+            if not dense:
+                source, target, base, span = values, results, 0.0 * top, (size + L - 1) // L * L
+            before = first_of(M) * 0.0 + INF
+            for step in range(SWEEPS):
+                A, B = arguments(splat(z, base), X, Y, scale, exponent)
+                first, second = first_of(A), first_of(B)
+                if near:
+                    s, w = sweep(source, target, span, base, first, second)
+                else:
+                    s, w = sums(source, target, span, base, first, second)
+                S, W = splat(z, add_up(s)), splat(z, add_up(w))
+                moved, rest, error = advance(S, W, X, Y, scale, exponent)
+                off = abs(first_of(error))
+                tolerance = (2.0 + math.sqrt(span) / 16.0) * epsilon(z)
+                # What no longer shrinks is noise.
+                if near and (off <= tolerance or NOISE * tolerance > off > 0.25 * before):
+                    break
+                before = off
+                near = near or off <= NEARLY or step >= SWEEPS - 4
+                X, Y = moved, rest
+                if not dense and first_of(error) > FAR and size > 8 * L:
+                    cut = first_of(edge(X, scale)) * wider
+                    size = pack(values, size, base, cut, values)
+                    span = (size + L - 1) // L * L
+            # If entries of the support are missing the root among the others lies so far left that they show.
+            complete = dense or first_of(edge(X, scale)) >= cut
+            dense = dense or not complete
         factor = first_of(1.0 / (W if slopes else S)) if normalise else 1.0 + base * 0.0
         if not dense:
             clear(out, n, past)

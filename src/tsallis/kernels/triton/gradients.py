@@ -41,7 +41,7 @@ def entmax_share(p, g, alpha, mean, bad, origin, KIND: tl.constexpr, WANTED: tl.
     return tl.where(bad[:, None] != 0, float("nan"), d), total
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def entmax_gradient(
     p, g, dz, dalpha, alpha, number: tl.float64, where, rows, n,
     KIND: tl.constexpr, R: tl.constexpr, B: tl.constexpr, ONE: tl.constexpr, COMPUTE: tl.constexpr,
@@ -95,7 +95,7 @@ def power_of(q, length, exponent):
     return tl.where(inside, q * tl.exp(exponent[:, None] * log_r), 0.0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def normmax_gradient(
     p, g, dz, dalpha, alpha, number: tl.float64, where, rows, n,
     R: tl.constexpr, B: tl.constexpr,

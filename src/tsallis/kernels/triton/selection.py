@@ -60,7 +60,7 @@ def whole(k, n):
     return tl.minimum(tl.ceil(tl.where((k > 0.0) & (k < INF), k, 1.0)), n * 1.0).to(tl.int64)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def kth_largest(z, out, mask, ks, k_number: tl.float64, where, rows, n, B: tl.constexpr, COMPUTE: tl.constexpr):
     """The ceil(k)-th largest score of each row."""
     row, live = rows_of_program(rows, 1)
@@ -68,7 +68,7 @@ def kth_largest(z, out, mask, ks, k_number: tl.float64, where, rows, n, B: tl.co
     tl.store(out + row, number_of(kth_key(z, mask, where, row, live, n, k, B, COMPUTE)), mask=live)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def keep_largest(z, out, mask, ks, k_number: tl.float64, where, rows, n, B: tl.constexpr, COMPUTE: tl.constexpr):
     """Scores outside the k largest of each row replaced by -inf; at a tie across the cut the lowest index stays. Rows
     become NaN where k is not admissible, and are left to the next kernel where they hold NaN or inf.

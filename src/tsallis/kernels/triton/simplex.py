@@ -113,7 +113,7 @@ def finished(d, X, Y, factor, scale, exponent, solved, top, KIND: tl.constexpr):
     return tl.where(solved[:, None], p * factor[:, None], filler[:, None])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def solve(
     z, p, kept, thresholds, mask, alpha, number: tl.float64, where, rows, n, tolerance: tl.float64,
     KIND: tl.constexpr, R: tl.constexpr, B: tl.constexpr, ONE: tl.constexpr, COMPUTE: tl.constexpr,

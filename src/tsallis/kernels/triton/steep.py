@@ -65,7 +65,7 @@ def distances(z, mask, where, row, live, j, n, origin):
     return load_scores(z, mask, where, row, live, j, n).to(tl.float64) - origin[:, None]
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def solve_steep(
     z, p, kept, thresholds, mask, alpha, number: tl.float64, pivots, ks, k_number: tl.float64, where, rows, n,
     CAPPED: tl.constexpr, B: tl.constexpr,

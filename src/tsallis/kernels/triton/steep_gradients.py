@@ -86,7 +86,7 @@ def tangent(
     return product
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def steep_gradient(
     p, g, dz, dalpha, dk, alpha, number: tl.float64, where, rows, n, CAPPED: tl.constexpr, B: tl.constexpr
 ):

@@ -1,0 +1,73 @@
+"""Triton kernels as machine code for GPUs: what the interpreter takes, the compiler might not. No GPU is needed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton")
+
+# In a process of its own: in this one Triton may have been told to interpret.
+COMPILE = """
+import inspect, sys
+import triton.language as tl
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource, compile
+from tsallis.kernels.triton import gradients, selection, simplex, steep, steep_gradients
+
+capability = int(sys.argv[1])
+
+def build(kernel, tensors, warps=4, strided=False, **constants):
+    signature, fixed = {}, {}
+    for name in inspect.signature(kernel.fn).parameters:
+        if name in constants:
+            signature[name], fixed[name] = "constexpr", constants[name]
+        elif name in tensors or name in ("rows", "n"):
+            signature[name] = tensors.get(name, "i32")
+        elif name == "where" and strided:
+            signature[name] = ("i32",) * 20
+        elif name in ("number", "k_number", "tolerance"):
+            signature[name] = "fp64"
+        else:
+            signature[name], fixed[name] = "constexpr", None
+    made = compile(
+        ASTSource(kernel, signature=signature, constexprs=fixed),
+        target=GPUTarget("cuda", capability, 32), options={"num_warps": warps},
+    )
+    print(kernel.fn.__name__, constants, len(made.asm["cubin"]))
+
+def types(**named):
+    return {name: "*" + kind for name, kind in named.items()}
+
+scores = types(z="fp32", p="fp32")
+masked = types(z="bf16", p="bf16", kept="fp32", thresholds="fp32", mask="u8", alpha="fp32")
+passed = types(p="fp32", g="bf16", dz="bf16")
+learned = {**passed, **types(dalpha="fp32", alpha="fp32")}
+for kind in range(3):
+    build(simplex.solve, scores, KIND=kind, R=1, B=4096, ONE=True, COMPUTE=tl.float32, warps=8)
+    build(gradients.entmax_gradient, passed, KIND=kind, R=4, B=512, ONE=True, COMPUTE=tl.float32)
+build(simplex.solve, masked, KIND=2, R=1, B=4096, ONE=False, COMPUTE=tl.float32, warps=8, strided=True)
+build(simplex.solve, masked, KIND=3, R=16, B=128, ONE=True, COMPUTE=tl.float64, strided=True)
+build(gradients.entmax_gradient, learned, KIND=2, R=1, B=4096, ONE=False, COMPUTE=tl.float32, strided=True)
+build(gradients.normmax_gradient, learned, R=1, B=1024, strided=True)
+build(steep.solve_steep, {**masked, **types(pivots="fp32", ks="fp64")}, CAPPED=True, B=1024, strided=True)
+build(steep_gradients.steep_gradient, {**learned, "dk": "*fp32"}, CAPPED=True, B=1024, strided=True)
+build(selection.kth_largest, types(z="fp64", out="fp64"), B=1024, COMPUTE=tl.float64)
+cut = types(z="bf16", out="bf16", mask="u8", ks="fp32")
+build(selection.keep_largest, cut, B=1024, COMPUTE=tl.float32, strided=True)
+"""
+
+
+@pytest.mark.parametrize("capability", [pytest.param(80, marks=pytest.mark.full), 90])
+def test_every_kernel_becomes_machine_code(capability: int, tmp_path: Path) -> None:
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    done = subprocess.run(
+        [sys.executable, "-c", COMPILE, str(capability)],
+        env={**environment, "TRITON_CACHE_DIR": str(tmp_path)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert len(done.stdout.splitlines()) == 14
