@@ -99,12 +99,14 @@ def unpack(z, n, top, cut, values, factor, out, hits, note):
 
 @device
 def pack_blocks(z, n, top, cut, maxima, size, values):
-    """As `pack`, looking only into blocks of ``size`` entries whose maximum is above the cut."""
+    """As `pack`, looking only into blocks of ``size`` entries whose maximum is above the cut; -1 from half on, or as
+    soon as it seems that nearly all matter.
+    """
     k = 0
     for b in range((n + size - 1) // size):
         if peek(maxima, b) - top > cut:
             k = _pack(z, b * size, min(n, (b + 1) * size), top, cut, values, k)
-            if k * 2 > n:
+            if k * 2 > n or (k > n // 16 and k * 8 > (b + 1) * size * 7):
                 return -1
     store(values, k, splat(z, -INF))
     return k
