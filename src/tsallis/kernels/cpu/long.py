@@ -141,7 +141,7 @@ def make_long(
             # If entries of the support are missing the root among the others lies so far left that they show.
             complete = dense or first_of(edge(X, scale)) >= cut
             dense = dense or not complete
-        factor = first_of(1.0 / (W if slopes else S)) if normalise else 1.0 + base * 0.0
+        factor = first_of(1.0 / (W if slopes else S)) if normalise else 1.0 + top * 0.0
         if not dense:
             clear(out, n, past)
             if note:
