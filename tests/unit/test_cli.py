@@ -34,7 +34,8 @@ def test_doctor_shows_every_decision(capsys: pytest.CaptureFixture[str]) -> None
     assert main(["doctor"]) == 0
     out = capsys.readouterr().out
     assert all(name in out for name in registry.names())
-    assert "-> reference" in out
+    assert "-> cpu" in out
+    assert "-> torch" in out
     assert "highest priority" in out
 
 
@@ -46,7 +47,10 @@ def test_bench_writes_json_and_refuses_a_red_gate(tmp_path: Path, capsys: pytest
     )
     record = json.loads(path.read_text())
     assert {r["input"] for r in record["results"]} == {"normal", "near_uniform", "peaked", "ties", "two_level"}
-    assert all(len(r["milliseconds"]) == 3 and min(r["milliseconds"]) > 0 for r in record["results"])
+    for r in record["results"]:
+        contestants = {"ours", "softmax", "package"} | (set() if r["backward"] else {"copy"})
+        assert set(r["milliseconds"]) == contestants
+        assert min(r["milliseconds"].values()) > 0
     assert {r["backward"] for r in record["results"]} == {True, False}
     assert list(tmp_path.iterdir()) == [path]
 
@@ -78,8 +82,9 @@ def test_bench_times_each_alpha_beside_the_package(capsys: pytest.CaptureFixture
     assert [("alpha=1.3" in line, "alpha=1.7" in line) for line in lines[:4]] == [(True, False)] * 2 + [
         (False, True)
     ] * 2
-    assert all(not line.endswith("-") for line in lines[:4])
-    assert all(line.endswith("-") for line in lines[4:]), "the package has no such mapping"
+    assert all(line.split()[-2] != "-" for line in lines[:4])
+    assert all(line.split()[-2] == "-" for line in lines[4:]), "the package has no such mapping"
+    assert all((line.split()[-1] == "-") == ("backward" in line) for line in lines), "a copy has no backward pass"
 
 
 @pytest.mark.parametrize(

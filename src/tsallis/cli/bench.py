@@ -137,21 +137,22 @@ def _measure(setting: Setting, family: str, z: Tensor, backward: bool, seconds: 
     ours, softmax = work(setting), work(lambda z: torch.softmax(z, -1))
     target = torch.empty_like(z, requires_grad=False)
     copy = (lambda: target.copy_(z.detach())) if not z.is_cuda else _awaited(lambda: target.copy_(z.detach()))
-    others = (softmax, *([best] if best else []), *([copy] if not backward else []))
+    others = {"softmax": softmax, "package": best, "copy": None if backward else copy}
     # Two by two: a third contestant that sweeps the caches would do so before one of the others only.
-    pairs = [_interleaved(ours, other, seconds) for other in others]
-    medians = [statistics.median(times) for times in (*pairs[0], *(pair[1] for pair in pairs[1:]))]
+    pairs = {name: _interleaved(ours, other, seconds) for name, other in others.items() if other}
+    medians = {"ours": pairs["softmax"][0], **{name: times for name, (_, times) in pairs.items()}}
+    over = {name: [b / a for a, b in zip(*times, strict=True)] for name, times in pairs.items()}
     return {
         "mapping": setting.mapping.name,
         "setting": setting.values,
         "input": family,
         "shape": list(z.shape),
         "backward": backward,
-        "ratio": _quartiles([a / b for a, b in zip(*pairs[0], strict=True)]),
-        "package": _quartiles([b / a for a, b in zip(*pairs[1], strict=True)]) if best else None,
-        "copy": _quartiles([b / a for a, b in zip(*pairs[-1], strict=True)]) if not backward else None,
-        "milliseconds": [1e3 * median for median in medians],
-        "repetitions": len(pairs[0][0]),
+        "ratio": _quartiles([1 / x for x in over["softmax"]]),
+        "package": _quartiles(over["package"]) if "package" in over else None,
+        "copy": _quartiles(over["copy"]) if "copy" in over else None,
+        "milliseconds": {name: 1e3 * statistics.median(times) for name, times in medians.items()},
+        "repetitions": len(pairs["softmax"][0]),
     }
 
 
