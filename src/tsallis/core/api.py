@@ -78,8 +78,9 @@ def explain_backend(
 
     Example:
         >>> import torch, tsallis as ts
-        >>> print(ts.explain_backend("softmax", torch.zeros(3), backend="reference"))
-        -> reference    asked for by backend=
+        >>> print(ts.explain_backend("softmax", torch.zeros(3)))
+        -> torch        highest priority that supports the call
+           reference    torch comes first
     """
     found = get(mapping)
     stand_ins = {p.name: p.stand_in for p in found.params if p.default is None} | params
