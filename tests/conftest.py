@@ -11,10 +11,11 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 
 if find_spec("triton") and not torch.cuda.is_available():
-    # Triton decides when it is imported whether it interprets its own library; torch imports it at some time.
+    # Triton decides when a function is defined whether it will be interpreted, its own library's functions included;
+    # torch, and tests that visit every module, import them at some time.
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRITON_INTERPRET", "1")
-        import triton.language  # noqa: F401
+        import tsallis.kernels.triton.calls  # noqa: F401
 
 
 @pytest.fixture(autouse=True)
