@@ -264,3 +264,13 @@ def test_every_family_sums_to_one_in_float32() -> None:
             for alpha in (1.3, 1.5, 1.7, 2.0):
                 total = ts.entmax(z, alpha).double().sum(-1)
                 assert float((total - 1).abs().max()) <= 4e-6, (name, n, alpha)
+
+
+@pytest.mark.parametrize(("background", "alpha"), [(-2.2088335, 1.28342), (-2.311252, 1.27503)])
+def test_long_rows_whose_start_is_far_right_of_the_root(background: float, alpha: float) -> None:
+    """Then entries of the support were not moved to the others, and the row is solved as it is."""
+    z = draw("normal", 2, 5000) * 1e-5 + background
+    z[:, :5] = 0.0
+    p, expected = (ts.entmax(z, alpha, backend=backend) for backend in ("cpu", "reference"))
+    assert (expected > 0).all(), "the flat background is part of the support"
+    assert float((p - expected).abs().max()) <= 1e-12

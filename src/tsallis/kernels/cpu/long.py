@@ -75,9 +75,8 @@ def make_long(
 
     @device
     def solve(z, out, n, scale, exponent, maxima, values, results, hits, note, past, state):
-        """Solve a row. ``maxima`` has room for a number per block and a vector,
-        ``values`` and ``results`` for n and a vector; ``hits`` as in
-        `packing.unpack`, ``past`` as in `sweeps.clear`, ``state`` as in `make_short`.
+        """Solve a row. ``maxima`` has room for a number per block and a vector, ``values`` and ``results`` for n and a
+        vector; ``hits`` as in `packing.unpack`, ``past`` as in `sweeps.clear`, ``state`` as in `make_short`.
         """
         L = lanes(z)
         blocks = (n + BLOCK - 1) // BLOCK
@@ -101,14 +100,15 @@ def make_long(
         dense = size < 0
         near = not dense
         if normalise and (dense or size > MANY):
-            X = better(z if dense else values, n if dense else size, top if dense else 0.0 * top, X, scale, exponent)
             # That may be right of the root, but hardly by so much; whether it was is seen in the end.
-            cut = max(cut, first_of(edge(X * CAUTIOUS, scale)) * wider)
-            size = (
-                pack_blocks(z, n, top, cut, maxima, BLOCK, values)
-                if dense
-                else pack(values, size, 0.0 * top, cut, values)
-            )
+            if dense:
+                X = better(z, n, top, X, scale, exponent)
+                cut = max(cut, first_of(edge(X * CAUTIOUS, scale)) * wider)
+                size = pack_blocks(z, n, top, cut, maxima, BLOCK, values)
+            else:
+                X = better(values, size, 0.0 * top, X, scale, exponent)
+                cut = max(cut, first_of(edge(X * CAUTIOUS, scale)) * wider)
+                size = pack(values, size, 0.0 * top, cut, values)
             dense, near = size < 0, True
         S, W = M, M
         complete = False
@@ -135,7 +135,8 @@ def make_long(
                 near = near or off <= NEARLY or step >= SWEEPS - 4
                 X, Y = moved, rest
                 if not dense and first_of(error) > FAR and size > 8 * L:
-                    cut = first_of(edge(X, scale)) * wider
+                    # Never below what is packed: X may have come from the right.
+                    cut = max(cut, first_of(edge(X, scale)) * wider)
                     size = pack(values, size, base, cut, values)
                     span = (size + L - 1) // L * L
             # If entries of the support are missing the root among the others lies so far left that they show.

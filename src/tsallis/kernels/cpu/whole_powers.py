@@ -1,8 +1,8 @@
 """A start for Newton from whole powers, which need no logarithm and no exponential per entry.
 
 The sums that Newton wants, of y^r and y^(r-1) with y = [1 + X scale d]_+ and r = 1/e, are values of one function of the
-exponent whose logarithm is smooth. It is taken at the exponents 0 to 4 and interpolated. A sweep
-costs a third of one with powers; the result is right to a few digits, on either side of the root.
+exponent whose logarithm is smooth. It is taken at the exponents 0 to 4 and interpolated. A sweep costs a third of one
+with powers; the result is right to a few digits, on either side of the root.
 """
 
 from __future__ import annotations
