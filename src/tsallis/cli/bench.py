@@ -119,24 +119,28 @@ def _device(name: str) -> torch.device:
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise TsallisError(f"--device {name}", "a device of this machine, such as cpu or cuda", "Correct it") from error
-    return device
+        if device.type in ("cpu", "cuda"):
+            return device
+    except (RuntimeError, AssertionError):
+        pass
+    raise TsallisError(f"--device {name}", "a device of this machine, such as cpu or cuda", "Correct it")
 
 
 def _measure(setting: Setting, family: str, z: Tensor, backward: bool, seconds: float) -> dict[str, Any]:
     z = z.requires_grad_(backward)
     g = torch.randn(z.shape, generator=torch.Generator().manual_seed(1)).to(z)
 
-    def work(forward: Callable[[Tensor], Tensor]) -> Callable[[], object]:
-        action = (lambda: torch.autograd.grad(forward(z), z, g)) if backward else (lambda: forward(z))
+    def timed(action: Callable[[], object]) -> Callable[[], object]:
         return _awaited(action) if z.is_cuda else action
+
+    def work(forward: Callable[[Tensor], Tensor]) -> Callable[[], object]:
+        return timed((lambda: torch.autograd.grad(forward(z), z, g)) if backward else (lambda: forward(z)))
 
     rivals = [work(peer) for peer in peers(setting, z)]
     best = min(rivals, key=lambda rival: min(_seconds(rival) for _ in range(2))) if rivals else None
     ours, softmax = work(setting), work(lambda z: torch.softmax(z, -1))
     target = torch.empty_like(z, requires_grad=False)
-    copy = (lambda: target.copy_(z.detach())) if not z.is_cuda else _awaited(lambda: target.copy_(z.detach()))
+    copy = timed(lambda: target.copy_(z.detach()))
     others = {"softmax": softmax, "package": best, "copy": None if backward else copy}
     # Two by two: a third contestant that sweeps the caches would do so before one of the others only.
     pairs = {name: _interleaved(ours, other, seconds) for name, other in others.items() if other}

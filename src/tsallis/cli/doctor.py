@@ -12,7 +12,8 @@ import torch
 from .. import __version__
 from ..core import registry
 from ..core.api import explain_backend
-from ..kernels import cpu, triton
+from ..kernels import cpu
+from ..kernels.offers import missing
 
 OPTIONAL = ("numba", "triton", "lightning", "transformers", "captum", "gradio")
 
@@ -41,16 +42,16 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _cpu_kernels() -> list[str]:
-    if (missing := cpu.numba_missing()) is not None:
-        return [f"CPU kernels: none, the reference serves: {missing}"]
+    if (reason := cpu.numba_missing()) is not None:
+        return [f"CPU kernels: none, the reference serves: {reason}"]
     from ..kernels.cpu.report import report
 
     return report()
 
 
 def _gpu_kernels() -> str:
-    if (missing := triton.triton_missing()) is not None:
-        return f"GPU kernels: none, the reference serves: {missing}"
+    if (reason := missing("triton")) is not None:
+        return f"GPU kernels: none, the reference serves: {reason}"
     if not torch.cuda.is_available():
         return f"GPU kernels: triton {_version('triton')}, for which there is no CUDA device"
     return f"GPU kernels: triton {_version('triton')}, compiled when first used"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,8 +16,9 @@ if TYPE_CHECKING:
 def peers(setting: Setting, z: Tensor) -> list[Callable[[Tensor], Tensor]]:
     """The same mapping in other packages, once for each way they offer to compute it; none if they have none."""
     name, values, found = setting.mapping.name, setting.values, []
-    if z.is_cuda:
-        found += _adasplash(name, values)
+    alpha = {"sparsemax": 2.0, "entmax15": 1.5, "entmax": values.get("alpha")}.get(name)
+    if z.is_cuda and alpha is not None:
+        found += _adasplash(alpha)
     try:
         import entmax as package
     except ImportError:
@@ -32,9 +34,9 @@ def peers(setting: Setting, z: Tensor) -> list[Callable[[Tensor], Tensor]]:
     return found + known.get(name, [])
 
 
-def _adasplash(name: str, values: dict[str, float]) -> list[Callable[[Tensor], Tensor]]:
+@cache
+def _adasplash(alpha: float) -> list[Callable[[Tensor], Tensor]]:
     """Its kernel, where that is right to 1e-3 in each row's sum on two strong scores over a flat background."""
-    alpha = {"sparsemax": 2.0, "entmax15": 1.5}.get(name, values.get("alpha") if name == "entmax" else None)
     try:
         from adasplash import triton_entmax  # pyright: ignore[reportMissingImports]
     except ImportError:
@@ -44,8 +46,6 @@ def _adasplash(name: str, values: dict[str, float]) -> list[Callable[[Tensor], T
     def call(steps: int) -> Callable[[Tensor], Tensor]:
         return lambda z: triton_entmax(z, alpha=alpha, n_iter=steps)
 
-    if alpha is None:
-        return []
     z = draw("two_level", 16, 4096, dtype=torch.float32).cuda()
     good = [steps for steps in (2, 3, 5, 10, 20) if float((call(steps)(z).double().sum(-1) - 1).abs().max()) <= 1e-3]
     return [call(steps) for steps in good[:1]]

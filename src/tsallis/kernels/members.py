@@ -40,6 +40,8 @@ INF: Any
 # Powers are right to a few units in the last place; and what they give is divided by its sum in the end.
 LOOSER = 0.4
 LN2 = log(2.0)
+# Stands for the exponent 0 (softmax): 1/e times log(1 + e x) is x to the last bit.
+TINY = 1e-30
 
 
 def moved(X, Y, step):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from functools import cache
 
+from ..members import TINY
 from .compiler import SOURCE, Entry, device
 from .rows import (
     ALPHA,
@@ -31,8 +32,6 @@ from .simd import INF, NAN, offset, peek, pointer, poke
 from .steep import multiplier, solve, tangent, write
 
 BUDGET, TOPK = range(2)
-# As in `simplex`: stands for alpha = 1.
-TINY = 1e-30
 
 
 @device

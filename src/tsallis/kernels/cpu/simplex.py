@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from functools import cache
 
+from ..members import TINY
 from .compiler import SOURCE, Entry, device
 from .long import make_long
 from .members import members
@@ -32,9 +33,6 @@ from .short import make_short
 from .simd import INF, NAN, epsilon, fence, lanes, load, offset, peek, pointer, poke, splat
 from .steep import entmax_row
 from .tiles import tile
-
-# Stands for the exponent 0 (softmax): 1/e times log(1 + e x) is x to the last bit.
-TINY = 1e-30
 
 SPARSEMAX, ENTMAX15, POWER, NORMMAX = range(4)
 _power = (members.evaluate_power, members.power_arguments, members.advance_power, members.edge_power, 1.0, True)

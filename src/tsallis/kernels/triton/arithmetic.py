@@ -11,10 +11,12 @@ import triton.language as tl
 
 from ..coefficients import LOG_QUOTIENT, PSI
 from ..members import LN2 as LN2_NUMBER
+from ..members import TINY as TINY_NUMBER
 from ..members import compiled_with
 
 INF = tl.constexpr(float("inf"))
 LN2 = tl.constexpr(LN2_NUMBER)
+TINY = tl.constexpr(TINY_NUMBER)
 _LOG32, _LOG64 = tl.constexpr(LOG_QUOTIENT[32]), tl.constexpr(LOG_QUOTIENT[64])
 _PSI32, _PSI64 = tl.constexpr(PSI[32]), tl.constexpr(PSI[64])
 _LOG32_TERMS, _LOG64_TERMS = tl.constexpr(len(LOG_QUOTIENT[32])), tl.constexpr(len(LOG_QUOTIENT[64]))
@@ -42,11 +44,20 @@ def root(x):
 
 
 @triton.jit
-def polynomial(x, COEFFICIENTS: tl.constexpr, TERMS: tl.constexpr):
+def _horner(x, COEFFICIENTS: tl.constexpr, TERMS: tl.constexpr):
     total = tl.full(x.shape, COEFFICIENTS[TERMS - 1], x.dtype)
     for i in tl.static_range(1, TERMS):
         total = total * x + COEFFICIENTS[TERMS - 1 - i]
     return total
+
+
+@triton.jit
+def polynomial(x, C32: tl.constexpr, TERMS32: tl.constexpr, C64: tl.constexpr, TERMS64: tl.constexpr):
+    """The polynomial for the dtype of x."""
+    if x.dtype == tl.float32:
+        return _horner(x, C32, TERMS32)
+    else:
+        return _horner(x, C64, TERMS64)
 
 
 @triton.jit
@@ -65,10 +76,7 @@ def split(y):
 
 @triton.jit
 def _log_quotient(t):
-    if t.dtype == tl.float32:
-        return polynomial(t, _LOG32, _LOG32_TERMS)
-    else:
-        return polynomial(t, _LOG64, _LOG64_TERMS)
+    return polynomial(t, _LOG32, _LOG32_TERMS, _LOG64, _LOG64_TERMS)
 
 
 @triton.jit
@@ -94,10 +102,7 @@ def exp2(x):
 
 @triton.jit
 def psi_series(x):
-    if x.dtype == tl.float32:
-        return polynomial(x, _PSI32, _PSI32_TERMS)
-    else:
-        return polynomial(x, _PSI64, _PSI64_TERMS)
+    return polynomial(x, _PSI32, _PSI32_TERMS, _PSI64, _PSI64_TERMS)
 
 
 @triton.jit

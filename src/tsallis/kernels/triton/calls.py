@@ -14,8 +14,9 @@ import triton.language as tl
 from torch import Tensor
 
 from ..layout import laid_out, rows_last
-from . import gradients, selection, simplex, steep, steep_gradients
+from . import gradients, selection, simplex, steep_gradients
 from .arithmetic import ENTMAX15, NORMMAX, POWER, SPARSEMAX
+from .steep import solve_steep
 
 Number = float | Tensor
 Parameter = tuple[float, Tensor | None]
@@ -100,21 +101,26 @@ def rows_of(z: Tensor, p: Tensor, dim: int, mask: Tensor | None, *params: Tensor
     return Rows(z, None if mask is None else mask.view(torch.uint8), tuple(found[: len(params)]), where)
 
 
+class Task(NamedTuple):
+    """Scores, their parameters, and where the results go: p, and if there is room for them, p in float32 and the
+    thresholds.
+    """
+
+    z: Tensor
+    dim: int
+    mask: Tensor | None
+    params: Sequence[Number]
+    p: Tensor
+    full: Tensor | None = None
+    threshold: Tensor | None = None
+
+
 class Fused(ABC):
     """Both forms of a kernel: `forward` and a backward pass, and the contract of `core.dispatch.Kernel` by a call."""
 
     @abstractmethod
-    def solve(
-        self,
-        z: Tensor,
-        p: Tensor,
-        full: Tensor | None,
-        dim: int,
-        mask: Tensor | None,
-        params: Sequence[Number],
-        threshold: Tensor | None,
-    ) -> None:
-        """Write p, and if there is room for them, p in float32 and the threshold."""
+    def solve(self, task: Task) -> None:
+        """Write the results."""
 
     def forward(
         self, z: Tensor, dim: int, mask: Tensor | None, params: Sequence[Number], train: bool
@@ -122,13 +128,13 @@ class Fused(ABC):
         p = torch.empty_like(z, memory_format=torch.contiguous_format)
         narrow = train and z.dtype in (torch.float16, torch.bfloat16)
         full = torch.empty_like(p, dtype=torch.float32) if narrow else None
-        self.solve(z, p, full, dim, mask, params, None)
+        self.solve(Task(z, dim, mask, params, p, full))
         return p, p if full is None else full, None
 
     def __call__(self, z: Tensor, *params: Tensor) -> tuple[Tensor, Tensor]:
         z = z.resolve_neg()
         p, threshold = torch.empty_like(z, memory_format=torch.contiguous_format), z.new_empty(z.shape[:-1])
-        self.solve(z, p, None, z.dim() - 1, None, params, threshold)
+        self.solve(Task(z, z.dim() - 1, None, params, p, threshold=threshold))
         return p, threshold
 
 
@@ -146,32 +152,25 @@ class Simplex(Fused):
         special = {2.0: SPARSEMAX.value, 1.5: ENTMAX15.value}
         return POWER.value if alpha is not None else special.get(value, POWER.value), (value, alpha)
 
-    def solve(
-        self,
-        z: Tensor,
-        p: Tensor,
-        full: Tensor | None,
-        dim: int,
-        mask: Tensor | None,
-        params: Sequence[Number],
-        threshold: Tensor | None,
-    ) -> None:
+    def solve(self, task: Task) -> None:
+        z, dim, mask, params, p, full, threshold = task
         kind, (value, alpha) = self._alpha(params, z)
         n = z.shape[dim]
         rows = z.numel() // n
         z, mask, (alpha,), where = rows_of(z, p, dim, mask, alpha)
         compute = compute_dtype(z, self.norm)
-        if alpha is not None or kind != POWER.value or not value > 2:
+        steep = kind == POWER.value and (alpha is not None or value > 2)
+        if alpha is not None or not steep:
             tile = tile_of(n, SOLVED // (16 if compute == tl.float64 else 4))
             tolerance = (2.0 + sqrt(n) / 16.0) * (2.0**-52 if compute == tl.float64 else 2.0**-23)
             run(
                 simplex.solve, z, tile, rows, z, p, full, threshold, mask, alpha, value, where, rows, n, tolerance,
                 KIND=kind, R=tile.R, B=tile.B, ONE=tile.one, COMPUTE=compute,
             )  # fmt: skip
-        if kind == POWER.value and (alpha is not None or value > 2):
+        if steep:
             tile = part_of(n)
             run(
-                steep.solve_steep, z, tile, rows, z, p, full, threshold, mask, alpha, value, None, None, 1.0, where,
+                solve_steep, z, tile, rows, z, p, full, threshold, mask, alpha, value, None, None, 1.0, where,
                 rows, n, CAPPED=False, B=tile.B,
             )  # fmt: skip
 
@@ -190,13 +189,14 @@ class Simplex(Fused):
                 B=tile.B,
             )  # fmt: skip
             return dz, [dalpha]
-        if alpha is not None or kind != POWER.value or not value > 2:
+        steep = kind == POWER.value and (alpha is not None or value > 2)
+        if alpha is not None or not steep:
             tile = tile_of(n, DIFFERENTIATED // p.element_size())
             run(
                 gradients.entmax_gradient, p, tile, rows, p, g, dz, dalpha, alpha, value, where, rows, n, KIND=kind,
                 R=tile.R, B=tile.B, ONE=tile.one, COMPUTE=compute_dtype(p),
             )  # fmt: skip
-        if kind == POWER.value and (alpha is not None or value > 2):
+        if steep:
             tile = part_of(n)
             run(
                 steep_gradients.steep_gradient, p, tile, rows, p, g, dz, dalpha, None, alpha, value, where, rows, n,
@@ -208,16 +208,8 @@ class Simplex(Fused):
 class Budget(Fused):
     """The capped simplex: parameters k and alpha."""
 
-    def solve(
-        self,
-        z: Tensor,
-        p: Tensor,
-        full: Tensor | None,
-        dim: int,
-        mask: Tensor | None,
-        params: Sequence[Number],
-        threshold: Tensor | None,
-    ) -> None:
+    def solve(self, task: Task) -> None:
+        z, dim, mask, params, p, full, threshold = task
         (k_value, k), (value, alpha) = (number_or_rows(x, z) for x in params)
         n = z.shape[dim]
         rows, tile, compute = z.numel() // n, part_of(n), compute_dtype(z)
@@ -228,7 +220,7 @@ class Budget(Fused):
             COMPUTE=compute,
         )  # fmt: skip
         run(
-            steep.solve_steep, z, tile, rows, z, p, full, threshold, mask, alpha, value, pivots, k, k_value, where,
+            solve_steep, z, tile, rows, z, p, full, threshold, mask, alpha, value, pivots, k, k_value, where,
             rows, n, CAPPED=True, B=tile.B,
         )  # fmt: skip
 
@@ -254,16 +246,8 @@ class Topk(Fused):
     def __init__(self) -> None:
         self._sparsemax = Simplex(alpha=2.0)
 
-    def solve(
-        self,
-        z: Tensor,
-        p: Tensor,
-        full: Tensor | None,
-        dim: int,
-        mask: Tensor | None,
-        params: Sequence[Number],
-        threshold: Tensor | None,
-    ) -> None:
+    def solve(self, task: Task) -> None:
+        z, dim, mask, params, p, *_ = task
         k_value, k = number_or_rows(params[0], z)
         n = z.shape[dim]
         rows, tile = z.numel() // n, part_of(n)
@@ -273,7 +257,7 @@ class Topk(Fused):
             selection.keep_largest, z, tile, rows, z, largest, mask, k, k_value, where, rows, n, B=tile.B,
             COMPUTE=compute_dtype(z),
         )  # fmt: skip
-        self._sparsemax.solve(largest, p, full, dim, None, (), threshold)
+        self._sparsemax.solve(task._replace(z=largest, mask=None, params=()))
 
     def backward(
         self, p: Tensor, g: Tensor, dim: int, params: Sequence[Number], kept: Tensor | None, wanted: Sequence[bool]

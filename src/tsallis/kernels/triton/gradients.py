@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 
 from .arithmetic import INF, LN2, log2, tsallis_log_slope, weight
-from .tiles import ALPHA, load_result, parameter, rows_of_program, store_result
+from .tiles import ALPHA, load_pair, load_result, parameter, rows_of_program, store_result
 
 
 @triton.jit
@@ -51,14 +51,12 @@ def entmax_gradient(
     a = parameter(number, alpha, where, ALPHA, row, live).to(COMPUTE)
     j = tl.arange(0, B)
     WANTED: tl.constexpr = dalpha is not None
-    q = load_result(p, where, row, live, j, n).to(COMPUTE)
-    v = load_result(g, where, row, live, j, n).to(COMPUTE)
+    q, v = load_pair(p, g, where, row, live, j, n, COMPUTE)
     W, G, D, bad = entmax_sums(q, v, a, KIND, WANTED)
     if not ONE:
         at = tl.full([], B, tl.int64)
         while at < n:
-            q = load_result(p, where, row, live, at + j, n).to(COMPUTE)
-            v = load_result(g, where, row, live, at + j, n).to(COMPUTE)
+            q, v = load_pair(p, g, where, row, live, at + j, n, COMPUTE)
             more_W, more_G, more_D, more_bad = entmax_sums(q, v, a, KIND, WANTED)
             W, G, D, bad = W + more_W, G + more_G, D + more_D, bad | more_bad
             at += B
@@ -71,8 +69,7 @@ def entmax_gradient(
     else:
         total, at = mean * 0.0, tl.full([], 0, tl.int64)
         while at < n:
-            q = load_result(p, where, row, live, at + j, n).to(COMPUTE)
-            v = load_result(g, where, row, live, at + j, n).to(COMPUTE)
+            q, v = load_pair(p, g, where, row, live, at + j, n, COMPUTE)
             d, part = entmax_share(q, v, a, mean, bad, origin, KIND, WANTED)
             store_result(dz, where, row, live, at + j, n, d)
             total += part
@@ -115,8 +112,7 @@ def normmax_gradient(
     norm, origin = top * 0.0, top * 0.0 - INF
     at = tl.full([], 0, tl.int64)
     while at < n:
-        q = load_result(p, where, row, live, at + j, n).to(tl.float64)
-        v = load_result(g, where, row, live, at + j, n).to(tl.float64)
+        q, v = load_pair(p, g, where, row, live, at + j, n, tl.float64)
         log_q, inside = logs(q, log_top)
         norm += tl.sum(tl.where(inside, tl.exp(A[:, None] * log_q), 0.0), 1)
         # The Jacobian annihilates constants, here exactly: g is measured from its value at a largest entry.
@@ -128,8 +124,7 @@ def normmax_gradient(
     mean, slope = top * 0.0, top * 0.0
     at = tl.full([], 0, tl.int64)
     while at < n:
-        q = load_result(p, where, row, live, at + j, n).to(tl.float64)
-        v = load_result(g, where, row, live, at + j, n).to(tl.float64)
+        q, v = load_pair(p, g, where, row, live, at + j, n, tl.float64)
         log_r, inside = logs(q, length)
         mean += tl.sum(tl.where(inside, q * (v - origin[:, None]), 0.0), 1)
         slope += tl.sum(tl.where(inside, tl.exp(A[:, None] * log_r) * log_r, 0.0), 1)
@@ -138,15 +133,13 @@ def normmax_gradient(
     total = top * 0.0
     at = tl.full([], 0, tl.int64)
     while at < n:
-        q = load_result(p, where, row, live, at + j, n).to(tl.float64)
-        v = load_result(g, where, row, live, at + j, n).to(tl.float64)
+        q, v = load_pair(p, g, where, row, live, at + j, n, tl.float64)
         total += tl.sum(power_of(q, length, 1.0 - A) * (v - (origin + mean)[:, None]), 1)
         at += B
     moved = top * 0.0
     at = tl.full([], 0, tl.int64)
     while at < n:
-        q = load_result(p, where, row, live, at + j, n).to(tl.float64)
-        v = load_result(g, where, row, live, at + j, n).to(tl.float64)
+        q, v = load_pair(p, g, where, row, live, at + j, n, tl.float64)
         log_r, inside = logs(q, length)
         b = power_of(q, length, 1.0 - A)
         d = (b * (v - (origin + mean)[:, None]) - q * total[:, None]) / (A - 1.0)[:, None]

@@ -10,11 +10,9 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .arithmetic import INF, NORMMAX, POWER, SPARSEMAX, accelerate, advance, arguments, edge, evaluate, expm1
+from .arithmetic import INF, NORMMAX, POWER, SPARSEMAX, TINY, accelerate, advance, arguments, edge, evaluate, expm1
 from .tiles import ALPHA, RESULT, load_scores, parameter, place, rows_of_program, store_result
 
-# Stands for the exponent 0 (softmax): 1/e times log(1 + e x) is x to the last bit.
-TINY = tl.constexpr(1e-30)
 # A start need not be better than this: the rest of the row shifts the sum by more.
 CLOSE = tl.constexpr(0.3)
 # Errors below this many tolerances may be rounding.
@@ -50,7 +48,7 @@ def sums(
         j = tl.arange(0, B)[None, :]
         at = tl.full([], 0, tl.int64)
         while at < count:
-            x = tl.load(packed + (at + j).to(tl.int64) * stride, mask=at + j < count, other=-INF).to(X.dtype)
+            x = tl.load(packed + (at + j) * stride, mask=at + j < count, other=-INF).to(X.dtype)
             v, s = evaluate(x - base[:, None], A[:, None], C[:, None], KIND)
             p, w = p + v, w + s
             at += B
@@ -129,7 +127,6 @@ def solve(
     if ONE:
         x = load_scores(z, mask, where, row, live, j, n).to(COMPUTE)
         bad = tl.max((x != x).to(tl.int32), 1) != 0
-        top = tl.max(x, 1)
     else:
         x = tl.full([R, B], -INF, COMPUTE)
         nans = tl.zeros([R, B], tl.int32)
@@ -139,8 +136,7 @@ def solve(
             x, nans = tl.maximum(x, u), nans | (u != u).to(tl.int32)
             at += B
         bad = tl.max(nans, 1) != 0
-        top = tl.max(x, 1)
-    top = tl.where(bad, float("nan"), top)
+    top = tl.where(bad, float("nan"), tl.max(x, 1))
     todo = (top > -INF) & (top < INF) & fits
     base = tl.where(todo, top, 0.0)
     d = x - base[:, None]
@@ -160,7 +156,7 @@ def solve(
             u = load_scores(z, mask, where, row, live, at + j, n)
             inside = ((u.to(COMPUTE) - base[:, None]) > cut[:, None]) & todo[:, None]
             places = tl.cumsum(inside.to(tl.int32), 1)
-            tl.store(packed + (count + places - 1).to(tl.int64) * stride, u.to(p.dtype.element_ty), mask=inside)
+            tl.store(packed + (count + places - 1) * stride, u.to(p.dtype.element_ty), mask=inside)
             count += tl.max(tl.max(places, 1), 0).to(tl.int64)
             at += B
         tl.debug_barrier()

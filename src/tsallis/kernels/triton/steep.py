@@ -10,12 +10,10 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .arithmetic import INF, LN2, expm1, log2_1p
+from .arithmetic import INF, LN2, TINY, expm1, log2_1p
 from .tiles import ALPHA, K, load_scores, parameter, rows_of_program, store_result
 
 EPS = tl.constexpr(2.0**-52)
-# Stands for alpha = 1.
-TINY = tl.constexpr(1e-30)
 # Two Newton trials, then one bisection: at worst the 53 halvings of a double, tripled.
 CAP = tl.constexpr(170)
 
@@ -54,9 +52,9 @@ def ratios(d, ell, a, CAPPED: tl.constexpr):
 
 @triton.jit
 def values(d, ell, a, CAPPED: tl.constexpr):
-    """p of entries, and which of them are at the cap."""
+    """p of entries."""
     at_cap = (d >= multiplier(ell, a)) & CAPPED
-    return tl.where(at_cap, 1.0, tl.exp(ell) * ratios(tl.where(at_cap, 0.0, d), ell, a, CAPPED)), at_cap
+    return tl.where(at_cap, 1.0, tl.exp(ell) * ratios(tl.where(at_cap, 0.0, d), ell, a, CAPPED))
 
 
 @triton.jit
@@ -131,8 +129,8 @@ def solve_steep(
         at = tl.full([], 0, tl.int64)
         while at < n:
             d = distances(z, mask, where, row, live, at + j, n, origin)
-            first, _ = values(d, low[:, None], a[:, None], CAPPED)
-            second, _ = values(d, high[:, None], a[:, None], CAPPED)
+            first = values(d, low[:, None], a[:, None], CAPPED)
+            second = values(d, high[:, None], a[:, None], CAPPED)
             below, above = below + tl.sum(first, 1), above + tl.sum(second, 1)
             at += B
         apart = above > below
@@ -144,8 +142,8 @@ def solve_steep(
             at = tl.full([], 0, tl.int64)
             while at < n:
                 d = distances(z, mask, where, row, live, at + j, n, origin)
-                q, _ = values(d, low[:, None], a[:, None], CAPPED)
-                other, _ = values(d, high[:, None], a[:, None], CAPPED)
+                q = values(d, low[:, None], a[:, None], CAPPED)
+                other = values(d, high[:, None], a[:, None], CAPPED)
                 q += share[:, None] * (other - q)
                 at_cap = (q >= 1.0) & CAPPED
                 if sweep == 0:

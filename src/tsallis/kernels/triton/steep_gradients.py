@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 
 from .arithmetic import INF, log2, tsallis_log_slope
-from .tiles import ALPHA, load_result, parameter, rows_of_program, store_result
+from .tiles import ALPHA, load_pair, load_result, parameter, rows_of_program, store_result
 
 
 @triton.jit
@@ -45,13 +45,6 @@ def direction(q, v, a, inside, OWN: tl.constexpr):
 
 
 @triton.jit
-def entries(p, g, where, row, live, j, n):
-    """p and g in float64."""
-    q = load_result(p, where, row, live, j, n).to(tl.float64)
-    return q, load_result(g, where, row, live, j, n).to(tl.float64)
-
-
-@triton.jit
 def tangent(
     p, g, dz, where, row, live, n, e, scale, origin, shares, bad,
     CAPPED: tl.constexpr, OWN: tl.constexpr, B: tl.constexpr,
@@ -61,7 +54,7 @@ def tangent(
     total, mean, product = scale * 0.0, scale * 0.0, scale * 0.0
     at = tl.full([], 0, tl.int64)
     while at < n:
-        q, v = entries(p, g, where, row, live, at + j, n)
+        q, v = load_pair(p, g, where, row, live, at + j, n, tl.float64)
         inside = free(q, CAPPED)
         x = tl.where(inside, direction(q, v, 1.0 - e, inside, OWN) - origin[:, None], 0.0)
         total += tl.sum(vanishing_times(power(q, inside, e[:, None]), x), 1)
@@ -70,7 +63,7 @@ def tangent(
     fits = tl.abs(total) < INF
     at = tl.full([], 0, tl.int64)
     while at < n:
-        q, v = entries(p, g, where, row, live, at + j, n)
+        q, v = load_pair(p, g, where, row, live, at + j, n, tl.float64)
         inside = free(q, CAPPED)
         x = tl.where(inside, direction(q, v, 1.0 - e, inside, OWN) - origin[:, None], 0.0)
         w = power(q, inside, e[:, None])
@@ -100,7 +93,7 @@ def steep_gradient(
         bad = tl.zeros([1], tl.int32)
         at = tl.full([], 0, tl.int64)
         while at < n:
-            q, v = entries(p, g, where, row, live, at + j, n)
+            q = load_result(p, where, row, live, at + j, n).to(tl.float64)
             inside = free(q, CAPPED)
             lightest = tl.minimum(lightest, tl.min(tl.where(inside, q, INF), 1))
             heaviest = tl.maximum(heaviest, tl.max(tl.where(inside, q, 0.0), 1))
@@ -112,7 +105,7 @@ def steep_gradient(
         shares, product, origin = scale * 0.0, scale * 0.0, scale * 0.0 - INF
         at = tl.full([], 0, tl.int64)
         while at < n:
-            q, v = entries(p, g, where, row, live, at + j, n)
+            q, v = load_pair(p, g, where, row, live, at + j, n, tl.float64)
             inside = free(q, CAPPED)
             share = power(q / scale[:, None], inside, e[:, None])
             shares += tl.sum(share, 1)

@@ -67,6 +67,12 @@ def load_result(p, where, row, live, j, n):
 
 
 @triton.jit
+def load_pair(p, g, where, row, live, j, n, COMPUTE: tl.constexpr):
+    """Entries j of p and of the gradient in it."""
+    return load_result(p, where, row, live, j, n).to(COMPUTE), load_result(g, where, row, live, j, n).to(COMPUTE)
+
+
+@triton.jit
 def store_result(p, where, row, live, j, n, value):
     """The same for writing; half precision by way of float32, from which all conversions exist."""
     if p.dtype.element_ty != tl.float64:

@@ -1,0 +1,51 @@
+"""What the backends that are compiled have in common in offering their kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+
+from ..core.dispatch import Kernel, Signature, add_kernel
+
+
+@cache
+def missing(package: str) -> str | None:
+    """None if a package can be imported."""
+    try:
+        found = find_spec(package) is not None
+    except (ImportError, ValueError):
+        # Somebody made it unavailable on purpose.
+        found = False
+    return None if found else f"{package} is not installed: pip install {package}"
+
+
+def reason_against(signature: Signature) -> str | None:
+    """None, or why a call is for no compiled kernel at all."""
+    if 0 in signature.shape:
+        return "for at least one row and one entry"
+    if torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]
+        return "torch.jit.trace records operations of torch only"
+    return None
+
+
+def offer(
+    mapping: str,
+    backend: str,
+    priority: int,
+    supports: Callable[[Signature], str | None],
+    module: str,
+    kind: str,
+    **options: Any,
+) -> None:
+    """Add the kernel of a mapping: a class in the module ``kernels.<backend>.<module>``, imported when first used."""
+
+    @cache
+    def make() -> Any:
+        return getattr(import_module(f".{backend}.{module}", __package__), kind)(**options)
+
+    add_kernel(mapping, Kernel(backend, lambda z, *params: make()(z, *params), priority, supports, make))
