@@ -217,3 +217,39 @@ for name, values in (("entmax15", {}), ("entmax", {"alpha": 1.3})):
         NUMBA_CPU_NAME="haswell",
         NUMBA_CPU_FEATURES=features,
     )
+
+
+def test_memory_beyond_the_results_is_a_few_rows_per_thread() -> None:
+    """The high-water mark of the process above its size before the call. Rows of 8192: 64 MB of scores, and 5 MB are
+    what 2 threads need for vectors in use, packed rows, and rows fetched sixteen at a time.
+    """
+    if not os.access("/proc/self/clear_refs", os.W_OK):
+        pytest.skip("this system does not let a process reset its high-water mark")
+    out = _python("""
+import torch, tsallis as ts
+torch.set_num_threads(2)
+def highest():
+    return 1024 * int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1])
+def taken(call):
+    call()
+    with open("/proc/self/clear_refs", "w") as file:
+        file.write("5")
+    before = highest()
+    kept = call()
+    return highest() - before
+z = torch.randn(2048, 8192)
+g, x = torch.randn_like(z), torch.randn_like(z).requires_grad_()
+size = z.numel() * 4
+mask = torch.rand(z.shape) < 0.9
+calls = {
+    "sparsemax": ts.sparsemax, "entmax15": ts.entmax15, "entmax 1.3": lambda z: ts.entmax(z, 1.3),
+    "entmax 2.5": lambda z: ts.entmax(z, 2.5), "normmax": ts.normmax, "budget": lambda z: ts.budget(z, 3.0),
+    "topk": lambda z: ts.topk_sparsemax(z, 20), "masked": lambda z: ts.entmax15(z, mask=mask),
+}
+for name, call in calls.items():
+    once = taken(lambda: call(z))
+    both = taken(lambda: torch.autograd.grad(call(x), x, g))
+    print(f"{name}: {(once - size) / 1e6:.1f} MB, {(both - 2 * size) / 1e6:.1f} MB beyond the results")
+    assert once <= size + 5e6 and both <= 2 * size + 5e6, (name, once / size, both / size)
+""")
+    print(out)

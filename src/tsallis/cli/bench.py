@@ -5,10 +5,12 @@ quartiles as ratios. No speed on a red gate.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,6 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
     shapes = [_shape(text) for text in arguments.shape] if arguments.shape else list(SHAPES)
     if not _gate(mappings):
         return 1
+    _keep_pages()
     where = f"{torch.get_num_threads()} threads" if device.type == "cpu" else torch.cuda.get_device_name(device)
     print(f"\ntime over that of torch.softmax, median [quartiles]: lower is better; {where}, {arguments.dtype}")
     print("package: the entmax package (on a GPU also adasplash) over ours, at its best setting, where it is installed")
@@ -94,6 +97,16 @@ def _gate(mappings: list[registry.Mapping]) -> bool:
                 green = False
     print(f"gate: {len(mappings)} mappings, {'green' if green else 'RED'}")
     return green
+
+
+def _keep_pages() -> None:
+    """Have glibc's malloc keep what is freed. Otherwise results of some megabytes may get new pages from the system at
+    each call, whose first touch takes as long as the kernel, and whether they do depends on what ran before.
+    """
+    with suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(-1, 2**30)  # M_TRIM_THRESHOLD
+        mallopt(-4, 0)  # M_MMAP_MAX
 
 
 def _shape(text: str) -> tuple[int, int]:

@@ -61,24 +61,26 @@ class Fused(torch.autograd.Function):
         plain = not torch.is_grad_enabled() and is_plain(g)
         if plain and not params:
             dz = kernel.backward(p, g, dim, (), kept, ())[0]
-            return None, None, _kept_only(dz, mask), None, None
+            return None, None, _kept_only(dz, mask, dz), None, None
         rest = iter(tensors)
         params = tuple(next(rest) if x is None else x for x in params)
         wanted = ctx.needs_input_grad[5:]
         if not plain:
             dz, shares = _by_formula(mapping, p, g, dim, params, wanted)
+            dz = _kept_only(dz, mask)
         else:
             dz, slopes = kernel.backward(p, g, dim, params, kept, wanted)
+            dz = _kept_only(dz, mask, dz)
             shares = [
                 implicit.sum_to(slope, x) if want and slope is not None and isinstance(x, Tensor) else None
                 for want, slope, x in zip(wanted, slopes, params, strict=True)
             ]
-        return None, None, _kept_only(dz, mask), None, None, *shares
+        return None, None, dz, None, None, *shares
 
 
-def _kept_only(dz: Tensor, mask: Tensor | None) -> Tensor:
+def _kept_only(dz: Tensor, mask: Tensor | None, out: Tensor | None = None) -> Tensor:
     """Zero under the mask, also in rows that are NaN."""
-    return dz if mask is None else torch.where(mask, dz, 0.0)
+    return dz if mask is None else torch.where(mask, dz, dz.new_zeros(()), out=out)
 
 
 def _by_formula(

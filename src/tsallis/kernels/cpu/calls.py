@@ -55,7 +55,7 @@ def _forward_plan(
     kind: int, shape: tuple[int, ...], dim: int, dtype: torch.dtype, plain: bool, train: bool, threads: int
 ) -> Plan:
     """``room``: numbers of scratch memory, ``notes``: vectors per row to be noted for the backward pass."""
-    n, entries, L = shape[dim], math.prod(shape), LANES[dtype]
+    n, entries, L = shape[dim], math.prod(shape), LANES[torch.float64 if kind == NORMMAX else dtype]
     powers = kind in (POWER, NORMMAX)
     chunks = chunks_of(entries // n, entries, FEW_POWERS if powers else FEW, threads)
     needed = not plain or n > (PACKED_POWERS if powers else PACKED) * L
@@ -125,13 +125,14 @@ class Simplex(Fused):
         threshold: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         kind, value, alpha = self._alpha(params)
-        plain = mask is None and dim == z.dim() - 1 and z.is_contiguous()
+        # Normmax rows are copied to float64.
+        plain = kind != NORMMAX and mask is None and dim == z.dim() - 1 and z.is_contiguous()
         plan = _forward_plan(kind, z.shape, dim, z.dtype, plain, train, torch.get_num_threads())
         p = torch.empty_like(z, memory_format=torch.contiguous_format)
         strides: tuple[int, ...] = ()
         if alpha is not None or not plain:
             z, mask, alpha, strides = laid_out(z, p, dim, mask, alpha)
-        work = z.new_empty(plan.room) if plan.room else None
+        work = z.new_empty(plan.room, dtype=torch.float64 if kind == NORMMAX else None) if plan.room else None
         hits = z.new_empty((plan.rows, plan.notes), dtype=torch.uint8) if plan.notes else None
         job = (
             z.data_ptr(), p.data_ptr(), address(threshold), address(mask), address(hits), address(work),

@@ -13,6 +13,7 @@ from .rows import (
     ALPHA,
     ALPHA_STRIDES,
     BYTE,
+    DOUBLE,
     HITS,
     INTEGER,
     PAST,
@@ -80,6 +81,8 @@ def _make(kind: int, short: bool) -> Entry:
     solve_tile = make_short(evaluate, arguments, advance, edge, start, normalise, slopes)
     solve_row = make_long(evaluate, arguments, advance, edge, start, normalise, slopes)
     source = SOURCE
+    # Steep at the edge of its support, as the 1/(alpha - 1) th power: what float32 loses there shows (to 6e-4 of max p).
+    wide = kind == NORMMAX
 
     def kernel(job_at, value, other, one, first, last, chunk):
         """Solve rows first to last. ``value`` is alpha, if it is the same for all rows."""
@@ -90,13 +93,15 @@ def _make(kind: int, short: bool) -> Entry:
         )  # fmt: skip
         n, plain = peek(job, N), peek(job, PLAIN) != 0
         hits, note, past = pointer(peek(job, HITS), BYTE), peek(job, HITS) != 0, peek(job, PAST) != 0
-        L = lanes(z)
+        work = pointer(peek(job, WORK), DOUBLE if wide else one)
+        L = lanes(work)
         vectors = (n + L - 1) // L
-        work = offset(pointer(peek(job, WORK), one), chunk * room(n, L, plain))
+        work = offset(work, chunk * room(n, L, plain))
         fetched = offset(work, room(n, L, True))
-        state, scales, exponents = tile(z), tile(z), tile(z)
-        tolerance = (2.0 + math.sqrt(n) / 16.0) * epsilon(z)
-        step = L if short or not plain else 1
+        state, scales, exponents = tile(work), tile(work), tile(work)
+        tolerance = (2.0 + math.sqrt(n) / 16.0) * epsilon(work)
+        # Neighbouring rows that lie across memory share its cache lines.
+        step = L if short or not (plain or peek(job, SCORES_STRIDES + 3) == 1) else 1
         for row in range(first, last, step):
             rows = min(step, last - row)
             if row == first or peek(job, ALPHA) != 0:
@@ -106,11 +111,12 @@ def _make(kind: int, short: bool) -> Entry:
                     )
                     poke(scales, r, scale)
                     poke(exponents, r, exponent)
-            scores, result = offset(z, row * n), offset(out, row * n)
-            if not plain:
+            if wide or not plain:
                 scores, result = fetched, offset(fetched, L * n)
                 for r in range(rows):
                     fetch(job, z, SCORES_STRIDES, row + r, n, offset(scores, r * n), True)
+            else:
+                scores, result = offset(z, row * n), offset(out, row * n)
             if short:
                 K, E = load(scales, 0), load(exponents, 0)
                 noted = offset(hits, row * vectors)
@@ -120,7 +126,7 @@ def _make(kind: int, short: bool) -> Entry:
                 x, p, at = offset(scores, r * n), offset(result, r * n), r
                 if not short:
                     at = 0
-                    K, E = splat(z, peek(scales, r)), splat(z, peek(exponents, r))
+                    K, E = splat(work, peek(scales, r)), splat(work, peek(exponents, r))
                     noted = offset(hits, (row + r) * vectors)
                     maxima = offset(work, 2 * (n + L))
                     solve_row(x, p, n, K, E, maxima, work, offset(work, n + L), noted, note, past, state)
@@ -141,7 +147,7 @@ def _make(kind: int, short: bool) -> Entry:
                     fill(offset(hits, (row + r) * vectors), vectors, 1)
                 if peek(job, THRESHOLD) != 0:
                     poke(thresholds, row + r, threshold)
-                if not plain:
+                if wide or not plain:
                     deliver(job, p, row + r, n, out)
         if past:
             fence()
