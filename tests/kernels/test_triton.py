@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-
 import pytest
 import torch
 from torch import Tensor
@@ -15,27 +12,16 @@ from tsallis.testing import draw, settings
 from tsallis.testing.harness import Setting
 from tsallis.testing.transforms import TOLERANCES, compare_backend
 
+from .conftest import DEVICE
+
 pytest.importorskip("triton")
 pytestmark = [
-    pytest.mark.usefixtures("_kernels"),
+    pytest.mark.usefixtures("triton_kernels"),
     # The interpreter computes with numpy, which warns of infinities on their way to being left out.
     pytest.mark.filterwarnings("ignore::RuntimeWarning"),
 ]
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 NAMES = [name for name in registry.names() if "triton" in dispatch.backends(name)]
-
-
-@pytest.fixture(scope="module")
-def _kernels() -> Iterator[None]:
-    before = os.environ.get("TRITON_INTERPRET")
-    if DEVICE == "cpu":
-        os.environ["TRITON_INTERPRET"] = "1"
-    dispatch._FUSED.clear()
-    yield
-    if before is None:
-        os.environ.pop("TRITON_INTERPRET", None)
-    dispatch._FUSED.clear()
 
 
 @pytest.fixture

@@ -8,12 +8,13 @@ With d = z - max z <= 0, each member's row hangs on one unknown, X:
 
 The first two are members of the third in a form that needs no powers and comes out normalised. ``power`` is entmax at
 any alpha in [0, 2] (scale = e = alpha - 1) and normmax (scale = 1, e = (alpha-1)/alpha, and p is the 1 - e th power of
-that); X is P^-e with P the largest p of entmax. Newton on the 1/e-norm of the row is monotone from the left for all of
+that); X is P^-e with P the largest p of entmax. The unknown is kept in two numbers, X and Y, whose sum it is: where
+many entries lie at the edge of the support, one unit in its last place moves the row's sum visibly. Newton on the 1/e-norm of the row is monotone from the left for all of
 them (docs/theory/entmax.md); X moves by the sums S and W of what `evaluate` returns.
 
-A member is a few functions of vectors. ``evaluate(z, top, first, second)`` gives (value, slope) of entries of rows with
-the largest entry ``top``; ``first`` and ``second`` are what ``arguments`` makes of the rows' state. ``advance`` moves
-the state: (X, Y, error), where Y is what X lost to rounding, and the error that of the row's sum before the move.
+A member is a few functions of vectors. ``evaluate(z, top, *arguments)`` gives (value, slope) of entries of rows with the
+largest entry ``top``, from the three numbers that ``arguments`` makes of the rows' state. ``advance`` moves the state:
+(X, Y, error), where the error is that of the row's sum before the move.
 ``edge`` is the d below which p = 0. ``weight`` is what the backward pass makes of p.
 
 The functions here are compiled by each backend with its own words for what vectors can do: `compiled_with`.
@@ -34,6 +35,7 @@ root: Any
 log2: Any
 log2_1p: Any  # (x, y): log2 of y = 1 + x, from x where y is near one
 exp2: Any
+lost: Any  # (x, y, xy): what the product xy lost to rounding
 psi_series: Any  # Taylor series of psi (`core.numerics`), for arguments below one
 INF: Any
 
@@ -52,10 +54,10 @@ def moved(X, Y, step):
 
 
 def total(a, b, c):
-    """a + b + c, as the nearest number and the rest."""
+    """a + b + c, as the nearest number and the rest; the third of three arguments is not needed then."""
     both = a + b
     part = both - a
-    return both, (a - (both - part)) + (b - part) + c
+    return both, (a - (both - part)) + (b - part) + c, c
 
 
 def sparsemax_arguments(top, X, Y, scale, exponent):
@@ -67,7 +69,8 @@ def entmax15_arguments(top, X, Y, scale, exponent):
 
 
 def power_arguments(top, X, Y, scale, exponent):
-    return X * scale, 1.0 / exponent - 1.0
+    slope = X * scale
+    return slope, lost(X, scale, slope) + Y * scale, 1.0 / exponent - 1.0
 
 
 def edge_sparsemax(X, scale):
@@ -82,19 +85,20 @@ def edge_power(X, scale):
     return choose(scale > 0.0, -1.0 / (scale * X), -INF)
 
 
-def evaluate_sparsemax(z, top, tau, rest):
+def evaluate_sparsemax(z, top, tau, rest, _):
     p = greater(z - tau - rest, 0.0)
     return p, choose(p > 0.0, like(p, 1.0), 0.0)
 
 
-def evaluate_entmax15(z, top, tau, rest):
+def evaluate_entmax15(z, top, tau, rest, _):
     u = greater(0.5 * z - tau - rest, 0.0)
     return u * u, u
 
 
-def evaluate_power(z, top, slope, order):
-    x = slope * (z - top)
-    y = x + 1.0
+def evaluate_power(z, top, slope, rest, order):
+    d = z - top
+    x = slope * d + rest * d
+    y = slope * d + 1.0 + rest * d
     # Above: masked entries (d = -inf) where the exponent is negative. (LLVM makes much ado of a comparison with inf.)
     inside = (y > 0.0) & (y < 1e38)
     w = exp2(order * log2_1p(x, y))
@@ -113,31 +117,47 @@ def advance_entmax15(S, W, X, Y, scale, exponent):
 
 
 def advance_power(S, W, X, Y, scale, exponent):
-    change = X * exp2(0.0 - exponent * log2(S)) - 1.0
+    change = (X + Y) * exp2(0.0 - exponent * log2(S)) - 1.0
     # change = S^-e - 1 is about -e log S. Where e is small X needs fewer digits, and change has no more.
     steepness = greater(exponent, 0.25)
-    return X / (1.0 + change * (S / W)), Y, (0.0 - change) / steepness * LOOSER
+    off = change * (S / W)
+    # Near the root X stays: if its last place changed, so would the rounding of every product with it.
+    near = (off < 0.01) & (off > -0.01)
+    rest = Y - (X + Y) * off / (1.0 + off)
+    return choose(near, X, (X + Y) / (1.0 + off)), choose(near, rest, 0.0), (0.0 - change) / steepness * LOOSER
 
 
-def accelerate(X, newton, S, W, exponent, t_last, G_last, D_last):
-    """A better move than Newton's where two points are known: (X, t, G, D) of members in the form of `power`.
+def accelerate(X, Y, moved, rest, left, left_rest, right, S, W, exponent, t_last, G_last, D_last):
+    """A better move than Newton's, from two points, where it stays between what is known to lie left and right of the
+    root: (X, Y, left, left_rest, right, t, G, D), of members in the form of `power`.
 
-    The unknown t = 1/X as a function of G = s^e - 1, s the row's sum, is nearly straight; the cubic through both points
-    with their slopes D = dt/dG is evaluated at G = 0. It may end on either side of the root. G_last = 0 says that there
-    is only one point.
+    Newton lands left of the root (S too large there) wherever it starts: the rightmost landing is ``left``, the leftmost
+    X with S too small ``right``. The unknown t = 1/X as a function of G = s^e - 1, s the row's sum, is nearly straight;
+    the cubic through both points with their slopes D = dt/dG is evaluated at G = 0. It may end right of the root: then
+    the next move is to ``left``. G_last = 0 says that there is only one point. Exponents below 0 are not accelerated: G
+    is negative there.
     """
+    # What was thought to be left may be right of the root by rounding.
+    wrong = (X - left) + (Y - left_rest) <= 0.0
+    X = X + Y
     t = 1.0 / X
     powered = exp2(exponent * log2(S)) / X
     G = powered - 1.0
     D = S * t / (W * powered)
+    further = ((moved - left) + (rest - left_rest) > 0.0) | (exponent < 0.0) | (wrong & (G < 0.0))
+    left, left_rest = choose(further, moved, left), choose(further, rest, left_rest)
+    right = choose((G < 0.0) & (X < right), X, right)
     h = G_last - G
-    known = (G_last > 1e-3) & ((h > 1e-5) | (h < -1e-5))
+    # Closer to the root Newton is as good, and keeps X in two numbers.
+    known = (G > 1e-3) & (G_last > 1e-3) & ((h > 1e-5) | (h < -1e-5))
     h = choose(known, h, 1.0)
     u = choose(known, 0.0 - G / h, 0.0)
     v = 1.0 - u
     cubic = v * v * ((1.0 + 2.0 * u) * t + u * h * D) + u * u * ((3.0 - 2.0 * u) * t_last - v * h * D_last)
-    known = known & (cubic > 0.5 * t) & (cubic < 2.0 * t)
-    return choose(known, 1.0 / cubic, newton), t, G, D
+    known = known & (cubic > 0.5 * t)
+    point = 1.0 / choose(known, cubic, 1.0)
+    known = known & (point > left) & (point < right)
+    return choose(known, point, left), choose(known, like(X, 0.0), left_rest), left, left_rest, right, t, G, D
 
 
 def weight_sparsemax(p, alpha):

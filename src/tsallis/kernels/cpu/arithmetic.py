@@ -124,6 +124,17 @@ greater = _pairwise(
 
 
 @intrinsic
+def lost(typingctx: Any, x: Any, y: Any, xy: Any) -> Any:
+    """What the product xy of x and y lost to rounding."""
+
+    def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        negated = builder.fneg(args[2])
+        return call(builder, f"llvm.fma.{suffix(x)}", args[0].type, [args[0], args[1], negated])
+
+    return x(x, y, xy), code
+
+
+@intrinsic
 def root(typingctx: Any, x: Any) -> Any:
     """Square roots."""
 

@@ -15,7 +15,7 @@ from .arithmetic import greater, like, unordered
 from .compiler import device
 from .packing import pack, pack_blocks, unpack_blocks
 from .rows import BLOCK, fill
-from .short import NOISE
+from .short import FELL, NOISE, SHRUNK
 from .simd import INF, NAN, add_up, epsilon, first_of, lanes, load, load_first, some, splat, store
 from .sweeps import clear, make_sweep, scaled
 from .tiles import row_maxima, tile
@@ -26,7 +26,7 @@ NEARLY = 3e-4
 CLOSE = 0.02
 # A sum that far off moves the edge enough to pack again.
 FAR = 0.1
-GUESSES, SWEEPS = 12, 24
+GUESSES, SWEEPS = 12, 48
 # Entries from which a start from whole powers pays.
 MANY = 1024
 # A start from whole powers is right to one or two percent.
@@ -88,25 +88,25 @@ def make_long(
             return
         X, Y = like(M, start), like(M, 0.0)
         for _ in range(GUESSES):
-            A, B = arguments(M, X, Y, scale, exponent)
-            s, w = sums(maxima, maxima, padded, top, first_of(A), first_of(B))
+            A, B, C = arguments(M, X, Y, scale, exponent)
+            s, w = sums(maxima, maxima, padded, top, first_of(A), first_of(B), first_of(C))
             X, Y, error = advance(splat(z, add_up(s)), splat(z, add_up(w)), X, Y, scale, exponent)
             if first_of(error) < CLOSE:
                 break
         # Wider by some units in the last place than `evaluate` may round.
         wider = 1.0 + 32.0 * epsilon(z)
-        cut = first_of(edge(X, scale)) * wider
+        cut = first_of(edge(X + Y, scale)) * wider
         size = pack_blocks(z, n, top, cut, maxima, BLOCK, values)
         dense = size < 0
         near = not dense
         if normalise and (dense or size > MANY):
             # That may be right of the root, but hardly by so much; whether it was is seen in the end.
             if dense:
-                X = better(z, n, top, X, scale, exponent)
+                X, Y = better(z, n, top, X + Y, scale, exponent), like(X, 0.0)
                 cut = max(cut, first_of(edge(X * CAUTIOUS, scale)) * wider)
                 size = pack_blocks(z, n, top, cut, maxima, BLOCK, values)
             else:
-                X = better(values, size, 0.0 * top, X, scale, exponent)
+                X, Y = better(values, size, 0.0 * top, X + Y, scale, exponent), like(X, 0.0)
                 cut = max(cut, first_of(edge(X * CAUTIOUS, scale)) * wider)
                 size = pack(values, size, 0.0 * top, cut, values)
             dense, near = size < 0, True
@@ -116,31 +116,31 @@ def make_long(
             source, target, base, span = z, out, top, n
             if not dense:
                 source, target, base, span = values, results, 0.0 * top, (size + L - 1) // L * L
-            before = first_of(M) * 0.0 + INF
+            before, heavier = first_of(M) * 0.0 + INF, first_of(M) * 0.0 + INF
             for step in range(SWEEPS):
-                A, B = arguments(splat(z, base), X, Y, scale, exponent)
-                first, second = first_of(A), first_of(B)
+                A, B, C = arguments(splat(z, base), X, Y, scale, exponent)
+                first, second, third = first_of(A), first_of(B), first_of(C)
                 if near:
-                    s, w = sweep(source, target, span, base, first, second)
+                    s, w = sweep(source, target, span, base, first, second, third)
                 else:
-                    s, w = sums(source, target, span, base, first, second)
+                    s, w = sums(source, target, span, base, first, second, third)
                 S, W = splat(z, add_up(s)), splat(z, add_up(w))
                 moved, rest, error = advance(S, W, X, Y, scale, exponent)
                 off = abs(first_of(error))
                 tolerance = (2.0 + math.sqrt(span) / 16.0) * epsilon(z)
-                # What no longer shrinks is noise.
-                if near and (off <= tolerance or NOISE * tolerance > off > 0.25 * before):
+                noise = off < NOISE * tolerance and off > SHRUNK * before and first_of(W) > FELL * heavier
+                if near and (off <= tolerance or noise):
                     break
-                before = off
+                before, heavier = off, first_of(W)
                 near = near or off <= NEARLY or step >= SWEEPS - 4
                 X, Y = moved, rest
                 if not dense and first_of(error) > FAR and size > 8 * L:
                     # Never below what is packed: X may have come from the right.
-                    cut = max(cut, first_of(edge(X, scale)) * wider)
+                    cut = max(cut, first_of(edge(X + Y, scale)) * wider)
                     size = pack(values, size, base, cut, values)
                     span = (size + L - 1) // L * L
             # If entries of the support are missing the root among the others lies so far left that they show.
-            complete = dense or first_of(edge(X, scale)) >= cut
+            complete = dense or first_of(edge(X + Y, scale)) >= cut
             dense = dense or not complete
         factor = first_of(1.0 / (W if slopes else S)) if normalise else 1.0 + top * 0.0
         if not dense:

@@ -16,6 +16,7 @@ members = compiled_with(
         "log2": powers.log2,
         "log2_1p": powers.log2_1p,
         "exp2": powers.exp2,
+        "lost": arithmetic.lost,
         "psi_series": powers.psi_series,
         "INF": INF,
     },

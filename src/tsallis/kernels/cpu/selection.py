@@ -40,9 +40,17 @@ def kth_largest(z, n, k, room):
     for j in range(n):
         poke(room, j, peek(z, j))
     low, high, wanted = 0, n - 1, k - 1
+    # The pivot comes from places that no order of the scores can foresee: from fixed places, sorted rows that were
+    # rotated would take quadratic time.
+    chance = 1
     while low < high:
-        middle = low + (high - low) // 2
-        first, center, last = peek(room, low), peek(room, middle), peek(room, high)
+        span = high - low + 1
+        chance = (chance * 48271) % 2147483647
+        first = peek(room, low + chance % span)
+        chance = (chance * 48271) % 2147483647
+        center = peek(room, low + chance % span)
+        chance = (chance * 48271) % 2147483647
+        last = peek(room, low + chance % span)
         pivot = max(min(first, center), min(max(first, center), last))
         i, j = low, high
         while i <= j:

@@ -21,9 +21,10 @@ from .tiles import row_maxima, row_sums, tile, transpose
 
 # A start need not be better than this: the rest of the row shifts the sum by more.
 CLOSE = 0.3
-# Errors below this many tolerances may be rounding.
-NOISE = 32.0
-GUESSES, SWEEPS = 6, 16
+# Errors below this many tolerances are rounding if neither they shrink to a share nor the sum of the slopes does: each
+# move of Newton's on a convex function makes one of them smaller, by shares that add up to less than one.
+NOISE, SHRUNK, FELL = 32.0, 0.25, 0.8
+GUESSES, SWEEPS = 6, 40
 
 
 def make_short(
@@ -54,10 +55,10 @@ def make_short(
         X, Y = like(M, start), like(M, 0.0)
         active = todo
         for _ in range(GUESSES):
-            A, B = arguments(base, X, Y, scale, exponent)
+            A, B, C = arguments(base, X, Y, scale, exponent)
             S, W = like(M, 0.0), like(M, 0.0)
             for j in range(0, L * L, L):
-                p, w = evaluate(load(W_tile, j), base, A, B)
+                p, w = evaluate(load(W_tile, j), base, A, B, C)
                 S, W = S + p, W + w
             moved, rest, error = advance(S, W, X, Y, scale, exponent)
             # Row by row, so that no result depends on which rows share a tile.
@@ -70,42 +71,45 @@ def make_short(
         store(sizes, 0, like(M, -1.0))
         if PACKS and n > least * L:
             # Wider by some units in the last place than `evaluate` may round.
-            store(sizes, L, edge(X, scale) * (1.0 + 32.0 * epsilon(z)))
+            store(sizes, L, edge(X + Y, scale) * (1.0 + 32.0 * epsilon(z)))
             for r in range(rows):
                 row, cut = offset(z, r * stride), peek(sizes, L + r)
                 poke(sizes, r, pack(row, n, peek(state, r), cut, offset(values, r * width)))
         # Packed rows are measured from their top.
         origin = choose(load(sizes, 0) < 0.0, base, 0.0)
-        before, S, W = like(M, INF), like(M, 0.0), like(M, 0.0)
+        before, heavier, S, W = like(M, INF), like(M, INF), like(M, 0.0), like(M, 0.0)
+        left, left_rest, right = X, Y, like(M, INF)
         t, G, D = like(M, 0.0), like(M, 0.0), like(M, 0.0)
         for _ in range(SWEEPS):
-            A, B = arguments(origin, X, Y, scale, exponent)
+            A, B, C = arguments(origin, X, Y, scale, exponent)
             store(state, L, A)
             store(state, 2 * L, B)
-            store(state, 3 * L, choose(todo, like(M, 1.0), 0.0))
+            store(state, 3 * L, C)
+            store(state, 4 * L, choose(todo, like(M, 1.0), 0.0))
             for r in range(rows):
-                if peek(state, 3 * L + r) != 0.0:
-                    first, second = peek(state, L + r), peek(state, 2 * L + r)
+                if peek(state, 4 * L + r) != 0.0:
+                    first, second, third = peek(state, L + r), peek(state, 2 * L + r), peek(state, 3 * L + r)
                     k = int(peek(sizes, r))
                     if PACKS and k >= 0:
                         at = r * width
                         k = (k + L - 1) // L * L
-                        s, w = sweep(offset(values, at), offset(results, at), k, 0.0, first, second)
+                        s, w = sweep(offset(values, at), offset(results, at), k, 0.0, first, second, third)
                     else:
                         row, row_out = offset(z, r * stride), offset(out, r * out_stride)
-                        s, w = sweep(row, row_out, n, peek(state, r), first, second)
+                        s, w = sweep(row, row_out, n, peek(state, r), first, second, third)
                     store(S_tile, r * L, s)
                     store(W_tile, r * L, w)
             S, W = row_sums(S_tile), row_sums(W_tile)
             moved, rest, error = advance(S, W, X, Y, scale, exponent)
             off = greater(error, 0.0 - error)
-            # What no longer shrinks is noise.
-            todo = todo & (off > tolerance) & ((off > NOISE * tolerance) | (off < 0.25 * before))
-            before = off
+            todo = todo & (off > tolerance) & ((off > NOISE * tolerance) | (off < SHRUNK * before) | (W < FELL * heavier))
+            before, heavier = off, W
             if not some(todo):
                 break
             if normalise:
-                moved, t, G, D = accelerate(X, moved, S, W, exponent, t, G, D)
+                moved, rest, left, left_rest, right, t, G, D = accelerate(
+                    X, Y, moved, rest, left, left_rest, right, S, W, exponent, t, G, D
+                )
             X, Y = choose(todo, moved, X), choose(todo, rest, Y)
         store(state, L, 1.0 / (W if slopes else S) if normalise else like(M, 1.0))
         vectors = (n + L - 1) // L

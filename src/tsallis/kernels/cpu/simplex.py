@@ -59,7 +59,7 @@ def _threshold(kind, top, X, Y, S, exponent):
     if kind == ENTMAX15:
         return top + 2.0 * (X + Y + 1.0)
     if kind == NORMMAX:
-        return top - 1.0 / X
+        return top - 1.0 / (X + Y)
     return top - math.expm1(-exponent * math.log(S)) / exponent
 
 

@@ -36,22 +36,22 @@ def make_sweep(evaluate: Any, *, write: bool, slopes: bool = False) -> Any:
     """The sums by lane of the values and slopes of a row; with ``write`` the values (or the slopes) go to ``out``."""
 
     @device
-    def sweep(z, out, n, top, first, second):
+    def sweep(z, out, n, top, first, second, third):
         L = lanes(z)
-        M, A, B = splat(z, top), splat(z, first), splat(z, second)
+        M, A, B, C = splat(z, top), splat(z, first), splat(z, second), splat(z, third)
         S_all, W_all = splat(z, 0.0), splat(z, 0.0)
         j = 0
         while j < n:
             end = min(j + CHUNK, n)
             S, W = splat(z, 0.0), splat(z, 0.0)
             while j + L <= end:
-                p, w = evaluate(load(z, j), M, A, B)
+                p, w = evaluate(load(z, j), M, A, B, C)
                 if write:
                     store(out, j, w if slopes else p)
                 S, W = S + p, W + w
                 j += L
             if j < end:
-                p, w = evaluate(load_first(z, j, end - j, splat(z, -INF)), M, A, B)
+                p, w = evaluate(load_first(z, j, end - j, splat(z, -INF)), M, A, B, C)
                 if write:
                     store_first(out, j, end - j, w if slopes else p)
                 S, W = S + p, W + w

@@ -72,7 +72,8 @@ def make_start(advance: Any) -> Any:
         for _ in range(STEPS):
             a, b, c, d, e = _sums(z, n, top, first_of(X * scale))
             S, W = _interpolated(R, a, b, c, d, e), _interpolated(R - 1.0, a, b, c, d, e)
-            X, _, error = advance(S, W, X, X, scale, exponent)
+            X, rest, error = advance(S, W, X, like(X, 0.0), scale, exponent)
+            X = X + rest
             if abs(first_of(error)) < CLOSE:
                 break
         return X

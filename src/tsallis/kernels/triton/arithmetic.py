@@ -101,6 +101,15 @@ def exp2(x):
 
 
 @triton.jit
+def lost(x, y, xy):
+    """What a product lost to rounding."""
+    if x.dtype == tl.float32:
+        return (x.to(tl.float64) * y.to(tl.float64) - xy.to(tl.float64)).to(tl.float32)
+    else:
+        return tl.fma(x, y, -xy)
+
+
+@triton.jit
 def psi_series(x):
     return polynomial(x, _PSI32, _PSI32_TERMS, _PSI64, _PSI64_TERMS)
 
@@ -123,6 +132,7 @@ members = compiled_with(
         "log2": log2,
         "log2_1p": log2_1p,
         "exp2": exp2,
+        "lost": lost,
         "psi_series": psi_series,
         "INF": INF,
         # The interpreter wants to see the language among a function's names.
@@ -157,13 +167,13 @@ def arguments(X, Y, scale, exponent, KIND: tl.constexpr):
 
 
 @triton.jit
-def evaluate(d, first, second, KIND: tl.constexpr):
+def evaluate(d, first, second, third, KIND: tl.constexpr):
     if KIND == SPARSEMAX:
-        return evaluate_sparsemax(d, 0.0, first, second)
+        return evaluate_sparsemax(d, 0.0, first, second, third)
     elif KIND == ENTMAX15:
-        return evaluate_entmax15(d, 0.0, first, second)
+        return evaluate_entmax15(d, 0.0, first, second, third)
     else:
-        return evaluate_power(d, 0.0, first, second)
+        return evaluate_power(d, 0.0, first, second, third)
 
 
 @triton.jit

@@ -64,11 +64,11 @@ def number_or_rows(value: Number, z: Tensor) -> Parameter:
     """A parameter as the number it is, or as numbers that rows look up on their device."""
     if not isinstance(value, Tensor):
         return float(value), None
-    value = value.detach()
+    value = value.detach().resolve_neg()
     if value.dim() == 0:
         # Another device's number is copied without waiting for this one.
         return (float(value), None) if value.device != z.device else (0.0, value.reshape(1))
-    return 0.0, value.resolve_neg()
+    return 0.0, value
 
 
 def on_device(z: Tensor) -> Any:
@@ -161,7 +161,8 @@ class Simplex(Fused):
         compute = compute_dtype(z, self.norm)
         steep = kind == POWER.value and (alpha is not None or value > 2)
         if alpha is not None or not steep:
-            tile = tile_of(n, SOLVED // (16 if compute == tl.float64 else 4))
+            # Where rows lie otherwise than side by side, their addresses need registers too.
+            tile = tile_of(n, SOLVED // (16 if compute == tl.float64 else 4) // (1 if where is None else 2))
             tolerance = (2.0 + sqrt(n) / 16.0) * (2.0**-52 if compute == tl.float64 else 2.0**-23)
             run(
                 simplex.solve, z, tile, rows, z, p, full, threshold, mask, alpha, value, where, rows, n, tolerance,

@@ -15,9 +15,9 @@ from .tiles import ALPHA, RESULT, load_scores, parameter, place, rows_of_program
 
 # A start need not be better than this: the rest of the row shifts the sum by more.
 CLOSE = tl.constexpr(0.3)
-# Errors below this many tolerances may be rounding.
-NOISE = tl.constexpr(32.0)
-GUESSES, SWEEPS = tl.constexpr(8), tl.constexpr(20)
+# As on CPU: errors below NOISE tolerances are rounding if neither they nor the sums of the slopes shrink to such a share.
+NOISE, SHRUNK, FELL = tl.constexpr(32.0), tl.constexpr(0.25), tl.constexpr(0.8)
+GUESSES, SWEEPS = tl.constexpr(8), tl.constexpr(40)
 # Entries per group whose largest gives the first guess, in rows of at least so many.
 GROUP, GROUPED = tl.constexpr(16), tl.constexpr(256)
 
@@ -40,16 +40,16 @@ def sums(
     d, packed, stride, count, base, X, Y, scale, exponent, KIND: tl.constexpr, TILE: tl.constexpr, B: tl.constexpr
 ):
     """Sums of the values and slopes of rows: of the tile d, or of ``count`` entries in memory."""
-    A, C = arguments(X, Y, scale, exponent, KIND)
+    A, C, E = arguments(X, Y, scale, exponent, KIND)
     if TILE:
-        p, w = evaluate(d, A[:, None], C[:, None], KIND)
+        p, w = evaluate(d, A[:, None], C[:, None], E[:, None], KIND)
     else:
         p, w = tl.zeros([1, B], X.dtype), tl.zeros([1, B], X.dtype)
         j = tl.arange(0, B)[None, :]
         at = tl.full([], 0, tl.int64)
         while at < count:
             x = tl.load(packed + (at + j) * stride, mask=at + j < count, other=-INF).to(X.dtype)
-            v, s = evaluate(x - base[:, None], A[:, None], C[:, None], KIND)
+            v, s = evaluate(x - base[:, None], A[:, None], C[:, None], E[:, None], KIND)
             p, w = p + v, w + s
             at += B
     return tl.sum(p, 1), tl.sum(w, 1)
@@ -63,7 +63,8 @@ def newton(
     """(X, Y, S, W) of rows ``todo`` whose sum is right, S and W being the sums at X and Y. Unless it is the last stage,
     all that is wanted is an X left of the root.
     """
-    before, S, W = X * 0.0 + INF, X * 0.0 + 1.0, X * 0.0 + 1.0
+    before, heavier, S, W = X * 0.0 + INF, X * 0.0 + INF, X * 0.0 + 1.0, X * 0.0 + 1.0
+    left, left_rest, right = X, Y, X * 0.0 + INF
     t, G, D = X * 0.0, X * 0.0, X * 0.0
     step = 0
     active = todo.to(tl.int32)
@@ -75,12 +76,14 @@ def newton(
         off = tl.abs(error)
         wrong = off > tolerance
         if LAST:
-            # What no longer shrinks is noise.
-            wrong = wrong & ((off > NOISE * tolerance) | (off < 0.25 * before))
-        active = tl.where(wrong, active, 0)
-        before = off
+            wrong = wrong & ((off > NOISE * tolerance) | (off < before * SHRUNK) | (W_safe < heavier * FELL))
+        # S and W are those at X, also if this was the last sweep.
+        active = tl.where(wrong & (step < CAP - 1), active, 0)
+        before, heavier = off, W_safe
         if LAST and KIND >= POWER:
-            moved, t, G, D = accelerate(X, moved, S_safe, W_safe, exponent, t, G, D)
+            moved, rest, left, left_rest, right, t, G, D = accelerate(
+                X, Y, moved, rest, left, left_rest, right, S_safe, W_safe, exponent, t, G, D
+            )
         X, Y = tl.where(active != 0, moved, X), tl.where(active != 0, rest, Y)
         step += 1
     return X, Y, S, W
@@ -90,7 +93,7 @@ def newton(
 def threshold_of(top, X, Y, S, exponent, KIND: tl.constexpr):
     """lambda of entmax, tau of normmax."""
     if KIND == NORMMAX:
-        return top - 1.0 / X
+        return top - 1.0 / (X + Y)
     elif KIND == POWER:
         e = exponent.to(tl.float64)
         return top - (expm1(-e * tl.log(S.to(tl.float64))) / e).to(top.dtype)
@@ -103,8 +106,8 @@ def threshold_of(top, X, Y, S, exponent, KIND: tl.constexpr):
 @triton.jit
 def finished(d, X, Y, factor, scale, exponent, solved, top, KIND: tl.constexpr):
     """p of a tile: of solved rows, and what the others become."""
-    A, C = arguments(X, Y, scale, exponent, KIND)
-    p, w = evaluate(d, A[:, None], C[:, None], KIND)
+    A, C, E = arguments(X, Y, scale, exponent, KIND)
+    p, w = evaluate(d, A[:, None], C[:, None], E[:, None], KIND)
     if KIND == NORMMAX:
         p = w
     filler = tl.where(top == -INF, 0.0, float("nan"))
@@ -149,7 +152,7 @@ def solve(
     else:
         X, Y, S, W = newton(d, p, 1, 0, base, X, Y, scale, exponent, todo, CLOSE, GUESSES, KIND, True, False, B)
         # Wider by some units in the last place than `evaluate` may round.
-        cut = edge(X, scale, KIND) * (1.0 + 32.0 * eps)
+        cut = edge(X + Y, scale, KIND) * (1.0 + 32.0 * eps)
         packed = p + tl.sum(first, 0)
         at = tl.full([], 0, tl.int64)
         while at < n:
