@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -63,10 +63,52 @@ class FusedKernel(Protocol):
         ...
 
 
+class Sums(NamedTuple):
+    """What a fused loss found in rows of scores z with targets y.
+
+    Attributes:
+        p, kept: what the backward pass wants to have kept, as from a `FusedKernel`.
+        value: <p, z - z_y> + H(p) = Omega*(z) - z_y.
+        slope: its derivative in alpha, if asked for.
+        far, mass, classes: sums of w (z - z_y), of w and of 1 over the classes whose score is not -inf, if asked for.
+    """
+
+    p: Tensor
+    kept: Tensor | None
+    value: Tensor
+    slope: Tensor | None = None
+    far: Tensor | None = None
+    mass: Tensor | None = None
+    classes: Tensor | None = None
+
+
+class FusedLoss(Protocol):
+    """Forward and backward pass of generalised cross-entropy for contiguous rows of scores. ``index`` names a class per
+    row, or IGNORED (nothing is read, everything is 0) or INVALID (everything is NaN).
+    """
+
+    def forward(
+        self, z: Tensor, index: Tensor, weight: Tensor | None, params: Sequence[float | Tensor], sloped: bool,
+        smooth: bool, /,
+    ) -> Sums:  # fmt: skip
+        """The sums of each row; those for a learned alpha if ``sloped``, those for label smoothing if ``smooth``."""
+        ...
+
+    def backward(
+        self, z: Tensor | None, p: Tensor, kept: Tensor | None, index: Tensor, weight: Tensor | None, scale: Tensor,
+        hit: Tensor, smooth: Tensor | None, /,
+    ) -> Tensor:  # fmt: skip
+        """scale p - hit e_y - smooth w, the last where the score is not -inf; the numbers are one per row."""
+        ...
+
+
+IGNORED, INVALID = -1, -2
+
+
 @dataclass(frozen=True)
 class Kernel:
     """One way to compute a mapping. ``supports`` returns None, or the reason why it cannot; ``fused`` (a function that
-    makes it, called once) serves plain eager calls without detours.
+    makes it, called once) serves plain eager calls without detours, ``loss`` those of generalised cross-entropy.
     """
 
     backend: str
@@ -74,6 +116,7 @@ class Kernel:
     priority: int
     supports: Callable[[Signature], str | None]
     fused: Callable[[], FusedKernel] | None = None
+    loss: Callable[[], FusedLoss] | None = None
 
 
 @dataclass(frozen=True)
@@ -86,8 +129,9 @@ class Decision:
 
 
 _KERNELS: dict[str, list[Kernel]] = {}
-# By mapping, dtype and device: the fused forms of the kernels that serve such calls by backend, the first under None.
-_FUSED: dict[tuple[str, torch.dtype, bool, bool], dict[str | None, FusedKernel | None]] = {}
+# By mapping, dtype, device and form: the fused forms of the kernels that serve such calls by backend, the first under
+# None.
+_FUSED: dict[tuple[Any, ...], dict[str | None, Any]] = {}
 
 
 def add_kernel(mapping: str, kernel: Kernel) -> None:
@@ -119,10 +163,27 @@ def fused(mapping: str, z: Tensor, backend: str | None) -> FusedKernel | None:
 
     For rows with entries: kernels decide by device and dtype alone.
     """
-    key = (mapping, z.dtype, z.is_cpu, z.is_cuda)
+    return _form(mapping, z, backend, _fused_of)
+
+
+def fused_loss(mapping: str, z: Tensor, backend: str | None) -> FusedLoss | None:
+    """The same for generalised cross-entropy."""
+    return _form(mapping, z, backend, _loss_of)
+
+
+def _fused_of(kernel: Kernel) -> FusedKernel | None:
+    return None if kernel.fused is None else kernel.fused()
+
+
+def _loss_of(kernel: Kernel) -> FusedLoss | None:
+    return None if kernel.loss is None else kernel.loss()
+
+
+def _form(mapping: str, z: Tensor, backend: str | None, form: Callable[[Kernel], Any]) -> Any:
+    key = (mapping, z.dtype, z.is_cpu, z.is_cuda, form)
     if (found := _FUSED.get(key)) is None:
         kernels = fitting(mapping, Signature.of(z))
-        found = _FUSED[key] = {k.backend: None if k.fused is None else k.fused() for k in kernels}
+        found = _FUSED[key] = {kernel.backend: form(kernel) for kernel in kernels}
         found[None] = next(iter(found.values()), None)
     if backend is None and BACKEND.value is None and BACKEND_FROM_ENVIRONMENT.value is None:
         return found[None]

@@ -9,12 +9,13 @@ With d = z - max z <= 0, each member's row hangs on one unknown, X:
 The first two are members of the third in a form that needs no powers and comes out normalised. ``power`` is entmax at
 any alpha in [0, 2] (scale = e = alpha - 1) and normmax (scale = 1, e = (alpha-1)/alpha, and p is the 1 - e th power of
 that); X is P^-e with P the largest p of entmax. The unknown is kept in two numbers, X and Y, whose sum it is: where
-many entries lie at the edge of the support, one unit in its last place moves the row's sum visibly. Newton on the 1/e-norm of the row is monotone from the left for all of
-them (docs/theory/entmax.md); X moves by the sums S and W of what `evaluate` returns.
+many entries lie at the edge of the support, one unit in its last place moves the row's sum visibly. Newton on the
+1/e-norm of the row is monotone from the left for all of them (docs/theory/entmax.md); X moves by the sums S and W of
+what `evaluate` returns.
 
-A member is a few functions of vectors. ``evaluate(z, top, *arguments)`` gives (value, slope) of entries of rows with the
-largest entry ``top``, from the three numbers that ``arguments`` makes of the rows' state. ``advance`` moves the state:
-(X, Y, error), where the error is that of the row's sum before the move.
+A member is a few functions of vectors. ``evaluate(z, top, *arguments)`` gives (value, slope) of entries of rows with
+the largest entry ``top``, from the three numbers that ``arguments`` makes of the rows' state. ``advance`` moves the
+state: (X, Y, error), where the error is that of the row's sum before the move.
 ``edge`` is the d below which p = 0. ``weight`` is what the backward pass makes of p.
 
 The functions here are compiled by each backend with its own words for what vectors can do: `compiled_with`.
@@ -131,11 +132,11 @@ def accelerate(X, Y, moved, rest, left, left_rest, right, S, W, exponent, t_last
     """A better move than Newton's, from two points, where it stays between what is known to lie left and right of the
     root: (X, Y, left, left_rest, right, t, G, D), of members in the form of `power`.
 
-    Newton lands left of the root (S too large there) wherever it starts: the rightmost landing is ``left``, the leftmost
-    X with S too small ``right``. The unknown t = 1/X as a function of G = s^e - 1, s the row's sum, is nearly straight;
-    the cubic through both points with their slopes D = dt/dG is evaluated at G = 0. It may end right of the root: then
-    the next move is to ``left``. G_last = 0 says that there is only one point. Exponents below 0 are not accelerated: G
-    is negative there.
+    Newton lands left of the root (S too large there) wherever it starts: the rightmost landing is ``left``, the
+    leftmost X with S too small ``right``. The unknown t = 1/X as a function of G = s^e - 1, s the row's sum, is nearly
+    straight; the cubic through both points with their slopes D = dt/dG is evaluated at G = 0. It may end right of the
+    root: then the next move is to ``left``. G_last = 0 says that there is only one point. Exponents below 0 are not
+    accelerated: G is negative there.
     """
     # What was thought to be left may be right of the root by rounding.
     wrong = (X - left) + (Y - left_rest) <= 0.0
@@ -146,7 +147,7 @@ def accelerate(X, Y, moved, rest, left, left_rest, right, S, W, exponent, t_last
     D = S * t / (W * powered)
     further = ((moved - left) + (rest - left_rest) > 0.0) | (exponent < 0.0) | (wrong & (G < 0.0))
     left, left_rest = choose(further, moved, left), choose(further, rest, left_rest)
-    right = choose((G < 0.0) & (X < right), X, right)
+    right = choose((G < 0.0) & (right > X), X, right)
     h = G_last - G
     # Closer to the root Newton is as good, and keeps X in two numbers.
     known = (G > 1e-3) & (G_last > 1e-3) & ((h > 1e-5) | (h < -1e-5))
@@ -172,6 +173,17 @@ def weight_power(p, alpha):
     return choose(p > 0.0, exp2((2.0 - alpha) * log2(p)), 0.0)
 
 
+def tsallis_log(p, a):
+    """The deformed logarithm (p^a - 1)/a of p > 0; log p at a = 0."""
+    ell = log2(p) * LN2
+    x = a * ell
+    near = (x < 1.0) & (x > -1.0)
+    power = exp2(x / LN2)
+    far = choose(near, like(x, 1.0), x)
+    inside = choose(near, x, 0.0)
+    return ell * choose(near, power - inside * psi_series(inside), (power - 1.0) / far)
+
+
 def tsallis_log_slope(p, a):
     """Derivative in alpha of the deformed logarithm at fixed p > 0: l^2 psi(a l), l = log p (`core.numerics`)."""
     ell = log2(p) * LN2
@@ -185,7 +197,7 @@ def tsallis_log_slope(p, a):
 FUNCTIONS = (
     moved, total, sparsemax_arguments, entmax15_arguments, power_arguments, edge_sparsemax, edge_entmax15, edge_power,
     evaluate_sparsemax, evaluate_entmax15, evaluate_power, advance_sparsemax, advance_entmax15, advance_power,
-    accelerate, weight_sparsemax, weight_entmax15, weight_power, tsallis_log_slope,
+    accelerate, weight_sparsemax, weight_entmax15, weight_power, tsallis_log, tsallis_log_slope,
 )  # fmt: skip
 
 

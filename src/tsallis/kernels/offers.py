@@ -40,12 +40,24 @@ def offer(
     supports: Callable[[Signature], str | None],
     module: str,
     kind: str,
+    loss: str | None = None,
     **options: Any,
 ) -> None:
-    """Add the kernel of a mapping: a class in the module ``kernels.<backend>.<module>``, imported when first used."""
+    """Add the kernel of a mapping: a class in the module ``kernels.<backend>.<module>``, imported when first used; and
+    ``loss``, the class in ``loss_calls`` that makes losses of it, if there is one.
+    """
 
     @cache
     def make() -> Any:
         return getattr(import_module(f".{backend}.{module}", __package__), kind)(**options)
 
-    add_kernel(mapping, Kernel(backend, lambda z, *params: make()(z, *params), priority, supports, make))
+    @cache
+    def make_loss() -> Any:
+        return getattr(import_module(f".{backend}.loss_calls", __package__), loss or "")(make())
+
+    add_kernel(
+        mapping,
+        Kernel(
+            backend, lambda z, *params: make()(z, *params), priority, supports, make, make_loss if loss else None
+        ),
+    )  # fmt: skip

@@ -13,6 +13,7 @@ from ..core.guard import debugging
 from ..core.mapping import Mapping
 from ..core.registry import get
 from ..core.status import Outcome
+from .fused import short_way
 from .targets import (
     Reduction,
     checked_index,
@@ -23,7 +24,7 @@ from .targets import (
     row_parameter,
     smoothing_amount,
 )
-from .terms import indexed_terms, raise_at, smoothing_term, spoil, times
+from .terms import indexed_terms, raise_at, smoothing_term, spoil, times, weight_of
 
 
 def generalised_cross_entropy(
@@ -44,29 +45,37 @@ def generalised_cross_entropy(
     indexed = is_index(target, rows)
     weights = class_weights(weight, rows)
     named: dict[str, object] = {name: row_parameter(value, rows, name) for name, value in params.items()}
-    ignored = target == ignore_index if indexed else None
-    if ignored is not None:
+    dtype = z.dtype if z.is_floating_point() else rows.dtype
+    if not indexed:
+        excess = _excess(mapping, rows, named, backend)
+        t = target.movedim(1, -1) if target.dim() > 1 else target
+        t = t.to(rows.dtype) * (1 - amount)
+        t = t if weights is None else t * weights
+        loss = times(t, excess).sum(-1) + smoothing_term(excess, weights, amount)
+        return reduce(loss, reduction, loss.numel()).to(dtype)
+    ignored = target == ignore_index
+
+    def formula(rows: Tensor, target: Tensor, ignored: Tensor, named: dict[str, object]) -> Tensor:
         # Scores of ignored targets are never read: neither their NaN nor their gradient gets through.
-        rows = rows.masked_fill(ignored.unsqueeze(-1), 0)
+        excess = _excess(mapping, rows.masked_fill(ignored.unsqueeze(-1), 0), named, backend)
+        loss = indexed_terms(excess, target, ignored, weights, smoothing_term(excess, weights, amount), amount)
+        return non_negative(loss) if mapping.domain.fixed_sum and weights is None and not amount else loss
+
+    loss = short_way(mapping, rows, target, ignored, weights, amount, named, backend, formula)
+    if loss is None:
+        loss = formula(rows, target, ignored, named)
+    return reduce(loss, reduction, weight_of(target, ignored, weights, rows)).to(dtype)
+
+
+def _excess(mapping: Mapping, rows: Tensor, named: dict[str, object], backend: str | None) -> Tensor:
+    """Omega*(z) - z_c for every class."""
     rows, values = mapping.prepare(rows, -1, None, named, loss=True)
     rows = centred(mapping, rows)
     # Without a finite logit there is nothing to choose from: the maximum that Omega* is does not exist.
     empty = (rows == -torch.inf).all(-1)
     if debugging(rows):
         raise_at(empty, Outcome.NO_FINITE_LOGIT)
-    excess = spoil(conjugate(mapping, rows, values, backend), empty).unsqueeze(-1) - rows
-    smooth = smoothing_term(excess, weights, amount)
-    if ignored is not None:
-        loss, count = indexed_terms(excess, target, ignored, weights, smooth, amount)
-    else:
-        t = target.movedim(1, -1) if target.dim() > 1 else target
-        t = t.to(rows.dtype) * (1 - amount)
-        t = t if weights is None else t * weights
-        loss = times(t, excess).sum(-1) + smooth
-        count = loss.numel()
-    if mapping.domain.fixed_sum and weights is None and not amount and indexed:
-        loss = non_negative(loss)
-    return reduce(loss, reduction, count).to(z.dtype if z.is_floating_point() else rows.dtype)
+    return spoil(conjugate(mapping, rows, values, backend), empty).unsqueeze(-1) - rows
 
 
 def entmax_loss(

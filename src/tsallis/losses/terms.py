@@ -44,11 +44,18 @@ def smoothing_term(excess: Tensor, weights: Tensor | None, amount: float) -> Ten
 
 def indexed_terms(
     excess: Tensor, target: Tensor, ignored: Tensor, weights: Tensor | None, smooth: Tensor | float, amount: float
-) -> tuple[Tensor, Tensor]:
-    """The losses of class indices, and what their mean divides by: the weights of all that are not ignored."""
+) -> Tensor:
+    """The losses of class indices."""
     valid = existing(target, excess.shape[-1], ignored)
     index = torch.where(valid & ~ignored, target, 0).long()
     w = torch.ones_like(excess[..., 0]) if weights is None else weights[index]
     loss = times((1 - amount) * w, excess.gather(-1, index.unsqueeze(-1)).squeeze(-1)) + smooth
-    loss = torch.where(ignored, 0.0, spoil(loss, ~valid & ~ignored))
-    return loss, torch.where(ignored, 0.0, w).sum()
+    return torch.where(ignored, 0.0, spoil(loss, ~valid & ~ignored))
+
+
+def weight_of(target: Tensor, ignored: Tensor, weights: Tensor | None, rows: Tensor) -> Tensor:
+    """What the mean of the losses of class indices divides by: the weights of all that are not ignored."""
+    if weights is None:
+        return (~ignored).sum().to(rows.dtype)
+    known = (target >= 0) & (target < rows.shape[-1])
+    return torch.where(ignored, 0.0, weights[torch.where(known & ~ignored, target, 0).long()]).sum()

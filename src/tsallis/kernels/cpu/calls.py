@@ -106,7 +106,7 @@ class Simplex(Fused):
         self.norm = norm
         self.fixed = None if alpha is None else ({2.0: SPARSEMAX, 1.5: ENTMAX15}[alpha], alpha, None)
 
-    def _alpha(self, params: Sequence[Number]) -> tuple[int, float, Tensor | None]:
+    def alpha(self, params: Sequence[Number]) -> tuple[int, float, Tensor | None]:
         """(member, alpha if all rows have the same, else alpha as a tensor)."""
         if self.fixed is not None:
             return self.fixed
@@ -124,7 +124,7 @@ class Simplex(Fused):
         train: bool,
         threshold: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        kind, value, alpha = self._alpha(params)
+        kind, value, alpha = self.alpha(params)
         # Normmax rows are copied to float64.
         plain = kind != NORMMAX and mask is None and dim == z.dim() - 1 and z.is_contiguous()
         plan = _forward_plan(kind, z.shape, dim, z.dtype, plain, train, torch.get_num_threads())
@@ -144,7 +144,7 @@ class Simplex(Fused):
     def backward(
         self, p: Tensor, g: Tensor, dim: int, params: Sequence[Number], kept: Tensor | None, wanted: Sequence[bool]
     ) -> tuple[Tensor, list[Tensor | None]]:
-        kind, value, alpha = self._alpha(params)
+        kind, value, alpha = self.alpha(params)
         # As it was written; hooks on saved tensors may have laid it out otherwise.
         p = p.contiguous()
         plain = dim == p.dim() - 1

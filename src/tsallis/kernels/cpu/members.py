@@ -23,4 +23,5 @@ members = compiled_with(
     device,
 )
 # Compiled code looks names up in modules only.
-accelerate, tsallis_log_slope = members.accelerate, members.tsallis_log_slope
+accelerate = members.accelerate
+tsallis_log, tsallis_log_slope = members.tsallis_log, members.tsallis_log_slope

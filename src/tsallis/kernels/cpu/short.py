@@ -102,7 +102,8 @@ def make_short(
             S, W = row_sums(S_tile), row_sums(W_tile)
             moved, rest, error = advance(S, W, X, Y, scale, exponent)
             off = greater(error, 0.0 - error)
-            todo = todo & (off > tolerance) & ((off > NOISE * tolerance) | (off < SHRUNK * before) | (W < FELL * heavier))
+            shrinking = (off < SHRUNK * before) | (FELL * heavier > W)
+            todo = todo & (off > tolerance) & ((off > NOISE * tolerance) | shrinking)
             before, heavier = off, W
             if not some(todo):
                 break

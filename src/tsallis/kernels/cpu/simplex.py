@@ -81,7 +81,7 @@ def _make(kind: int, short: bool) -> Entry:
     solve_tile = make_short(evaluate, arguments, advance, edge, start, normalise, slopes)
     solve_row = make_long(evaluate, arguments, advance, edge, start, normalise, slopes)
     source = SOURCE
-    # Steep at the edge of its support, as the 1/(alpha - 1) th power: what float32 loses there shows (to 6e-4 of max p).
+    # Its p, the 1/(alpha - 1) th power of something small, is steep at the edge of the support: in float32 that shows.
     wide = kind == NORMMAX
 
     def kernel(job_at, value, other, one, first, last, chunk):

@@ -15,7 +15,7 @@ from .tiles import ALPHA, RESULT, load_scores, parameter, place, rows_of_program
 
 # A start need not be better than this: the rest of the row shifts the sum by more.
 CLOSE = tl.constexpr(0.3)
-# As on CPU: errors below NOISE tolerances are rounding if neither they nor the sums of the slopes shrink to such a share.
+# As on CPU: errors below NOISE tolerances are rounding if neither they nor the sums of the slopes shrink so far.
 NOISE, SHRUNK, FELL = tl.constexpr(32.0), tl.constexpr(0.25), tl.constexpr(0.8)
 GUESSES, SWEEPS = tl.constexpr(8), tl.constexpr(40)
 # Entries per group whose largest gives the first guess, in rows of at least so many.
