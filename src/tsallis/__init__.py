@@ -6,7 +6,7 @@ from . import latent, nn
 from .core.api import explain_backend, solve
 from .core.registry import register
 from .core.settings import debug_checks, use_backend
-from .losses import entmax15_loss, entmax_loss, fenchel_young_loss, sparsemax_loss
+from .losses import entmax15_loss, entmax_loss, fenchel_young_loss, linear_entmax_loss, sparsemax_loss
 from .mappings import budget, entmax, entmax15, normmax, softmax, sparsemax, topk_sparsemax
 
 __version__ = _version("tsallis")
@@ -22,6 +22,7 @@ __all__ = [
     "explain_backend",
     "fenchel_young_loss",
     "latent",
+    "linear_entmax_loss",
     "nn",
     "normmax",
     "register",

@@ -105,10 +105,64 @@ class FusedLoss(Protocol):
 IGNORED, INVALID = -1, -2
 
 
+class Lists(NamedTuple):
+    """Supports of tokens in an output layer.
+
+    Attributes:
+        starts: (N + 1) where each token's list starts.
+        values, places: probabilities and words of all lists, each ending with the target and minus its share.
+        losses: (N) values of the generalised cross-entropy.
+        slopes: (N) their derivatives in alpha, if asked for.
+    """
+
+    starts: Tensor
+    values: Tensor
+    places: Tensor
+    losses: Tensor
+    slopes: Tensor | None
+
+    @property
+    def support(self) -> Tensor:
+        """How many words of each token have probability."""
+        return self.starts.diff() - 1
+
+
+class NoLists(NamedTuple):
+    """Why there are none."""
+
+    reason: str
+
+
+class SparseLayer(Protocol):
+    """An output layer with its loss, of hidden states (N, h) and a weight (V, h), both contiguous."""
+
+    def half_pays(self) -> bool:
+        """Whether it is worth to look for supports in half precision first."""
+        ...
+
+    def lists(
+        self, hidden: Tensor, weight: Tensor, bias: Tensor | None, index: Tensor, params: Sequence[float | Tensor],
+        share: float, sloped: bool, half: bool, /,
+    ) -> Lists | NoLists:  # fmt: skip
+        """The supports, each list with its target and minus ``share`` at the end; or why there are none."""
+        ...
+
+    def to_hidden(self, lists: Lists, weight: Tensor, scales: Tensor, /) -> Tensor:
+        """Gradient in the hidden states, from those in the losses."""
+        ...
+
+    def to_weight(
+        self, lists: Lists, hidden: Tensor, vocabulary: int, scales: Tensor, biased: bool, sparse: bool, /
+    ) -> tuple[Tensor, Tensor | None]:
+        """Gradients in the weight (with ``sparse`` a sparse tensor of the rows in the lists) and in the bias."""
+        ...
+
+
 @dataclass(frozen=True)
 class Kernel:
     """One way to compute a mapping. ``supports`` returns None, or the reason why it cannot; ``fused`` (a function that
-    makes it, called once) serves plain eager calls without detours, ``loss`` those of generalised cross-entropy.
+    makes it, called once) serves plain eager calls without detours, ``loss`` those of generalised cross-entropy,
+    ``layer`` those of an output layer with it.
     """
 
     backend: str
@@ -117,6 +171,7 @@ class Kernel:
     supports: Callable[[Signature], str | None]
     fused: Callable[[], FusedKernel] | None = None
     loss: Callable[[], FusedLoss] | None = None
+    layer: Callable[[], SparseLayer] | None = None
 
 
 @dataclass(frozen=True)
@@ -169,6 +224,15 @@ def fused(mapping: str, z: Tensor, backend: str | None) -> FusedKernel | None:
 def fused_loss(mapping: str, z: Tensor, backend: str | None) -> FusedLoss | None:
     """The same for generalised cross-entropy."""
     return _form(mapping, z, backend, _loss_of)
+
+
+def sparse_layer(mapping: str, z: Tensor, backend: str | None) -> SparseLayer | None:
+    """The same for an output layer."""
+    return _form(mapping, z, backend, _layer_of)
+
+
+def _layer_of(kernel: Kernel) -> SparseLayer | None:
+    return None if kernel.layer is None else kernel.layer()
 
 
 def _fused_of(kernel: Kernel) -> FusedKernel | None:

@@ -41,23 +41,27 @@ def offer(
     module: str,
     kind: str,
     loss: str | None = None,
+    layer: str | None = None,
     **options: Any,
 ) -> None:
     """Add the kernel of a mapping: a class in the module ``kernels.<backend>.<module>``, imported when first used; and
-    ``loss``, the class in ``loss_calls`` that makes losses of it, if there is one.
+    the classes in ``loss_calls`` and ``linear_calls`` that make a loss and an output layer of it, if there are.
     """
 
     @cache
     def make() -> Any:
         return getattr(import_module(f".{backend}.{module}", __package__), kind)(**options)
 
-    @cache
-    def make_loss() -> Any:
-        return getattr(import_module(f".{backend}.loss_calls", __package__), loss or "")(make())
+    def made_of_it(module: str, kind: str | None) -> Any:
+        """A function that makes something of the kernel, once."""
+        if kind is None:
+            return None
+        return cache(lambda: getattr(import_module(f".{backend}.{module}", __package__), kind)(make()))
 
     add_kernel(
         mapping,
         Kernel(
-            backend, lambda z, *params: make()(z, *params), priority, supports, make, make_loss if loss else None
+            backend, lambda z, *params: make()(z, *params), priority, supports, make,
+            made_of_it("loss_calls", loss), made_of_it("linear_calls", layer),
         ),
     )  # fmt: skip

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from functools import cache
+from typing import Any
 
 from ...core.dispatch import IGNORED, INVALID
 from .arithmetic import choose, root
@@ -62,7 +63,7 @@ ENTROPIES = {SPARSEMAX: _sparsemax_entropy, ENTMAX15: _entmax15_entropy, POWER: 
 
 
 @device
-def _steep_row(z, p, n, zy, alpha):
+def steep_sums(z, p, n, zy, alpha):
     """Row sums for alpha > 2 in float64: (<p, z - zy>, H, its derivative in alpha, sum p)."""
     a = alpha - 1.0
     inner, entropy, slope, total = 0.0, 0.0, 0.0, 0.0
@@ -102,9 +103,9 @@ def _smoothing(z, weight, weighted, n, zy):
     return far, mass, count
 
 
-def _make_values(kind: int) -> Entry:
+def make_sums(kind: int) -> Any:
+    """The sums of a row for one member."""
     entropy_of = ENTROPIES[kind]
-    source = SOURCE
 
     @device
     def sums(z, p, n, zy, alpha, hits, noted, wanted):
@@ -133,7 +134,16 @@ def _make_values(kind: int) -> Entry:
             slope, total = slope + add_up(D), total + add_up(T)
         return value, slope, entropy, total
 
-    def values(job_at, value, other, one, first, last, chunk):
+    return sums
+
+
+@cache
+def values(kind: int) -> Entry:
+    """The sums of a member's losses."""
+    sums = make_sums(kind)
+    source = SOURCE
+
+    def kernel(job_at, value, other, one, first, last, chunk):
         """Sums of rows first to last; ``value`` is alpha, if it is the same for all rows."""
         _ = source
         job = pointer(job_at, INTEGER)
@@ -154,7 +164,7 @@ def _make_values(kind: int) -> Entry:
                 # Losses of targets that cannot be are infinite whatever is found here, but the smoothing term is not.
                 zy = zy if zy > -INF else 0.0
                 if kind == POWER and alpha > 2.0:
-                    inner, entropy, slope, total = _steep_row(z, p, n, zy, alpha)
+                    inner, entropy, slope, total = steep_sums(z, p, n, zy, alpha)
                     loss = inner + entropy
                 else:
                     loss, slope, entropy, total = sums(z, p, n, zy, alpha, hits, noted, wanted)
@@ -171,13 +181,7 @@ def _make_values(kind: int) -> Entry:
                 poke(pointer(peek(job, MASS), one), r, mass)
                 poke(pointer(peek(job, COUNT), one), r, count)
 
-    return Entry(values)
-
-
-@cache
-def values(kind: int) -> Entry:
-    """The sums of a member's losses."""
-    return _make_values(kind)
+    return Entry(kernel)
 
 
 @device

@@ -64,7 +64,7 @@ def _threshold(kind, top, X, Y, S, exponent):
 
 
 @device
-def _state(kind, alpha):
+def state_of(kind, alpha):
     """(whether vectors solve rows of this alpha, scale, exponent)."""
     a = alpha - 1.0
     if kind == NORMMAX and 0.0 < a < INF:
@@ -106,7 +106,7 @@ def _make(kind: int, short: bool) -> Entry:
             rows = min(step, last - row)
             if row == first or peek(job, ALPHA) != 0:
                 for r in range(L):
-                    _, scale, exponent = _state(
+                    _, scale, exponent = state_of(
                         kind, parameter(job, ALPHA, ALPHA_STRIDES, value, row + min(r, rows - 1))
                     )
                     poke(scales, r, scale)
@@ -131,7 +131,7 @@ def _make(kind: int, short: bool) -> Entry:
                     maxima = offset(work, 2 * (n + L))
                     solve_row(x, p, n, K, E, maxima, work, offset(work, n + L), noted, note, past, state)
                 alpha = parameter(job, ALPHA, ALPHA_STRIDES, value, row + r)
-                solved, scale, exponent = _state(kind, alpha)
+                solved, scale, exponent = state_of(kind, alpha)
                 top, X, Y = peek(state, at), peek(state, L + at), peek(state, 2 * L + at)
                 threshold = NAN
                 if top == -INF:
