@@ -1,233 +1,25 @@
-"""``tsallis bench``: times beside `torch.softmax` and the `entmax` package, interleaved in one process, medians and
-quartiles as ratios. No speed on a red gate.
-"""
+"""``tsallis bench``: suites of times beside what they replace, interleaved in one process, medians and quartiles."""
 
 from __future__ import annotations
 
 import argparse
-import ctypes
-import json
-import statistics
-import time
-from collections.abc import Callable, Iterator
-from contextlib import suppress
-from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from importlib import import_module
 
-import torch
-from torch import Tensor
-
-from ..core import registry
-from ..core.errors import TsallisError
-from .peers import peers
-
-if TYPE_CHECKING:
-    from ..testing import Setting
-
-SHAPES = ((64, 64), (4096, 128), (1024, 1024), (256, 32000), (16, 131072))
-INPUTS = ("normal", "near_uniform", "peaked", "ties", "two_level")
-# Where solvers use a general power; 1.5 and 2 are mappings of their own.
-ALPHAS = {"entmax": (1.3, 1.7)}
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
-GATE = ("feasible", "duality_gap", "first_derivatives", "backends_agree")
+# Each is a module ``bench_<suite>`` with `describe(parser)` and `run(arguments) -> exit status`.
+SUITES = {
+    "mappings": "mappings beside torch.softmax and the entmax package",
+    "losses": "losses beside cross_entropy, and the sparse output layer beside a linear layer with it",
+}
 
 
 def describe(parser: argparse.ArgumentParser) -> None:
-    """Declare the options."""
-    from ..testing import FAMILIES
-
-    parser.add_argument("suite", choices=["mappings"], help="what to time")
-    parser.add_argument("--mapping", action="append", help="name of a mapping (repeat for several); all if left out")
-    parser.add_argument("--alpha", action="append", type=float, help="for mappings that have one (repeat for several)")
-    parser.add_argument("--shape", action="append", metavar="ROWSxN", help="such as 1024x1024 (repeat for several)")
-    parser.add_argument(
-        "--input", action="append", choices=list(FAMILIES), metavar="FAMILY",
-        help=f"scores to draw (repeat for several): {', '.join(FAMILIES)}; default: {', '.join(INPUTS)}",
-    )  # fmt: skip
-    parser.add_argument("--device", default="cpu", help="such as cuda; then the share of the copy speed is told too")
-    parser.add_argument("--dtype", choices=list(DTYPES), default="float32", help="of the scores (default float32)")
-    parser.add_argument("--seconds", type=float, default=1.0, help="time spent on each cell (default 1)")
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    """Declare the suites and their options."""
+    suites = parser.add_subparsers(dest="suite", metavar="SUITE", required=True)
+    for name, summary in SUITES.items():
+        suite = suites.add_parser(name, help=summary, description=summary.capitalize() + ".")
+        import_module(f".bench_{name}", __package__).describe(suite)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Gate, then time; 1 if the gate is red."""
-    mappings = [registry.get(name) for name in arguments.mapping or registry.names()]
-    device, dtype = _device(arguments.device), DTYPES[arguments.dtype]
-    shapes = [_shape(text) for text in arguments.shape] if arguments.shape else list(SHAPES)
-    if not _gate(mappings):
-        return 1
-    _keep_pages()
-    where = f"{torch.get_num_threads()} threads" if device.type == "cpu" else torch.cuda.get_device_name(device)
-    print(f"\ntime over that of torch.softmax, median [quartiles]: lower is better; {where}, {arguments.dtype}")
-    print("package: the entmax package (on a GPU also adasplash) over ours, at its best setting, where it is installed")
-    print("and has the mapping: higher is better for us. copy: time of a copy of the scores over ours")
-    print(
-        f"\n{'shape':<14}{'input':<14}{'mapping':<28}{'pass':<18}{'ratio':>8} {'':<16}{'package':>8}{'copy':>8}",
-    )
-    from ..testing import draw
-
-    results = []
-    for rows, n in shapes:
-        for family in arguments.input or INPUTS:
-            for mapping in mappings:
-                for setting in _settings(mapping, n, arguments.alpha):
-                    for backward in (False, True):
-                        z = draw(family, rows, n, dtype=torch.float32).to(device, dtype)
-                        results.append(_measure(setting, family, z, backward, arguments.seconds))
-                        print(_line(results[-1]), flush=True)
-    if arguments.json:
-        _write(arguments.json, results)
-    return 0
-
-
-def _gate(mappings: list[registry.Mapping]) -> bool:
-    from .. import testing
-
-    green = True
-    for mapping in mappings:
-        for law in GATE:
-            if law in mapping.exempt:
-                continue
-            try:
-                testing.LAWS[law].check(next(testing.settings(mapping)))
-            except testing.CheckFailed as failure:
-                print(f"gate: {mapping.name} breaks {law}: {failure}; no speed is reported")
-                green = False
-    print(f"gate: {len(mappings)} mappings, {'green' if green else 'RED'}")
-    return green
-
-
-def _keep_pages() -> None:
-    """Have glibc's malloc keep what is freed. Otherwise results of some megabytes may get new pages from the system at
-    each call, whose first touch takes as long as the kernel, and whether they do depends on what ran before.
-    """
-    with suppress(OSError, AttributeError):
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(-1, 2**30)  # M_TRIM_THRESHOLD
-        mallopt(-4, 0)  # M_MMAP_MAX
-
-
-def _shape(text: str) -> tuple[int, int]:
-    rows, _, n = text.partition("x")
-    if not (rows.isdigit() and n.isdigit() and int(rows) and int(n)):
-        raise TsallisError(f"--shape {text}", "two positive numbers such as 1024x1024", "Correct it")
-    return int(rows), int(n)
-
-
-def _settings(mapping: registry.Mapping, n: int, alphas: list[float] | None) -> Iterator[Setting]:
-    from ..testing import settings
-
-    first = next(settings(mapping, n))
-    chosen = alphas or ALPHAS.get(mapping.name)
-    if not chosen or "alpha" not in first.values:
-        yield first
-        return
-    for alpha in chosen:
-        yield replace(first, values={**first.values, "alpha": alpha})
-
-
-def _device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-        if device.type in ("cpu", "cuda"):
-            return device
-    except (RuntimeError, AssertionError):
-        pass
-    raise TsallisError(f"--device {name}", "a device of this machine, such as cpu or cuda", "Correct it")
-
-
-def _measure(setting: Setting, family: str, z: Tensor, backward: bool, seconds: float) -> dict[str, Any]:
-    z = z.requires_grad_(backward)
-    g = torch.randn(z.shape, generator=torch.Generator().manual_seed(1)).to(z)
-
-    def timed(action: Callable[[], object]) -> Callable[[], object]:
-        return _awaited(action) if z.is_cuda else action
-
-    def work(forward: Callable[[Tensor], Tensor]) -> Callable[[], object]:
-        return timed((lambda: torch.autograd.grad(forward(z), z, g)) if backward else (lambda: forward(z)))
-
-    rivals = [work(peer) for peer in peers(setting, z)]
-    best = min(rivals, key=lambda rival: min(_seconds(rival) for _ in range(2))) if rivals else None
-    ours, softmax = work(setting), work(lambda z: torch.softmax(z, -1))
-    target = torch.empty_like(z, requires_grad=False)
-    copy = timed(lambda: target.copy_(z.detach()))
-    others = {"softmax": softmax, "package": best, "copy": None if backward else copy}
-    # Two by two: a third contestant that sweeps the caches would do so before one of the others only.
-    pairs = {name: _interleaved(ours, other, seconds) for name, other in others.items() if other}
-    medians = {"ours": pairs["softmax"][0], **{name: times for name, (_, times) in pairs.items()}}
-    over = {name: [b / a for a, b in zip(*times, strict=True)] for name, times in pairs.items()}
-    return {
-        "mapping": setting.mapping.name,
-        "setting": setting.values,
-        "input": family,
-        "shape": list(z.shape),
-        "backward": backward,
-        "ratio": _quartiles([1 / x for x in over["softmax"]]),
-        "package": _quartiles(over["package"]) if "package" in over else None,
-        "copy": _quartiles(over["copy"]) if "copy" in over else None,
-        "milliseconds": {name: 1e3 * statistics.median(times) for name, times in medians.items()},
-        "repetitions": len(pairs["softmax"][0]),
-    }
-
-
-def _awaited(action: Callable[[], object]) -> Callable[[], object]:
-    """An action on the GPU until it is done there."""
-
-    def until_done() -> object:
-        result = action()
-        torch.cuda.synchronize()
-        return result
-
-    return until_done
-
-
-def _interleaved(
-    first: Callable[[], object], second: Callable[[], object], seconds: float
-) -> tuple[list[float], list[float]]:
-    """Times of two actions that take turns."""
-    for action in (first, second) * 2:
-        action()
-    times: tuple[list[float], list[float]] = ([], [])
-    end = time.perf_counter() + seconds
-    while time.perf_counter() < end or len(times[0]) < 5:
-        for action, record in zip((first, second), times, strict=True):
-            record.append(_seconds(action))
-    return times
-
-
-def _seconds(action: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    action()
-    return time.perf_counter() - start
-
-
-def _quartiles(values: list[float]) -> list[float]:
-    return statistics.quantiles(values, n=4)
-
-
-def _line(result: dict[str, Any]) -> str:
-    rows, n = result["shape"]
-    setting = ", ".join(f"{k}={v:g}" for k, v in result["setting"].items())
-    low, middle, high = result["ratio"]
-    package, copy = (f"{result[name][1]:8.2f}" if result[name] else f"{'-':>8}" for name in ("package", "copy"))
-    return (
-        f"({rows}, {n})".ljust(14)
-        + f"{result['input']:<14}{result['mapping'] + ' ' + setting:<28}"
-        + f"{'forward+backward' if result['backward'] else 'forward':<18}"
-        + f"{middle:8.2f} {f'[{low:.2f}, {high:.2f}]':<16}{package}{copy}"
-    )
-
-
-def _write(path: Path, results: list[dict[str, Any]]) -> None:
-    record = {"torch": torch.__version__, "threads": torch.get_num_threads(), "results": results}
-    try:
-        part = path.with_name(path.name + ".part")
-        part.write_text(json.dumps(record, indent=1) + "\n")
-        part.replace(path)
-    except OSError as error:
-        raise TsallisError(
-            f"--json {path}: {error.strerror}", "a file that can be written", "Choose another place"
-        ) from error
+    """Run one suite."""
+    return import_module(f".bench_{arguments.suite}", __package__).run(arguments)

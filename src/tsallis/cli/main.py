@@ -19,7 +19,7 @@ COMMANDS = {
     "report": "show finished runs: their table, and a page with figures",
     "check": "test every mapping on this machine",
     "doctor": "show what is installed and which backend serves which call, with reasons",
-    "bench": "time the mappings beside torch.softmax, after a correctness gate",
+    "bench": "time mappings and losses beside what they replace, after a correctness gate",
 }
 
 OPEN = {"run"}

@@ -1,8 +1,9 @@
-"""The same mappings in other packages, for `tsallis bench`."""
+"""The same in other packages, for `tsallis bench`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -49,3 +50,20 @@ def _adasplash(alpha: float) -> list[Callable[[Tensor], Tensor]]:
     z = draw("two_level", 16, 4096, dtype=torch.float32).cuda()
     good = [steps for steps in (2, 3, 5, 10, 20) if float((call(steps)(z).double().sum(-1) - 1).abs().max()) <= 1e-3]
     return [call(steps) for steps in good[:1]]
+
+
+def linear_peers(hidden: Tensor, weight: Tensor, target: Tensor) -> Iterator[tuple[str, Callable[[], Tensor]]]:
+    """Fused output layers with cross-entropy in other packages, for GPUs."""
+    if not hidden.is_cuda:
+        return
+    with suppress(ImportError):
+        from liger_kernel.transformers import (  # pyright: ignore[reportMissingImports]
+            LigerFusedLinearCrossEntropyLoss,
+        )
+
+        liger = LigerFusedLinearCrossEntropyLoss()
+        yield "Liger-Kernel", lambda: liger(weight, hidden, target)
+    with suppress(ImportError):
+        from cut_cross_entropy import linear_cross_entropy  # pyright: ignore[reportMissingImports]
+
+        yield "cut-cross-entropy", lambda: linear_cross_entropy(hidden, weight, target)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, get_args, overload
 
 import torch
@@ -142,7 +143,7 @@ def linear_entmax_loss(
 
 
 def _losses(
-    layer: Layer, hidden: Tensor, weight: Tensor, bias: Tensor | None, index: Tensor, params: list[float | Tensor]
+    layer: Layer, hidden: Tensor, weight: Tensor, bias: Tensor | None, index: Tensor, params: Sequence[float | Tensor]
 ) -> Tensor:
     compute = torch.promote_types(hidden.dtype, weight.dtype)
     compute = torch.float32 if compute in HALF else compute

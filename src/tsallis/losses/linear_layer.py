@@ -187,13 +187,15 @@ class LinearLoss(torch.autograd.Function):
             factor: Number = g[0]
             gradients, slopes = ctx.dense
             if not bool((g == g[0]).all()):
-                _, gradients, slopes = dense(layer, hidden, weight, bias, index, params, g, wanted)
-                factor = 1.0
+                again = dense(layer, hidden, weight, bias, index, params, g, wanted)
+                gradients, slopes, factor = again[1] or gradients, again[2], 1.0
             dhidden, dweight, dbias = gradients.times(factor)
             slopes = [None if s is None else s * factor for s in slopes]
         if layer.sparse_grad and dweight is not None and not dweight.is_sparse:
             every = torch.arange(len(dweight), device=dweight.device)
-            dweight = torch.sparse_coo_tensor(every[None], dweight, dweight.shape, is_coalesced=True)
+            dweight = torch.sparse_coo_tensor(
+                every[None], dweight, dweight.shape, is_coalesced=True, check_invariants=False
+            )
         return None, dhidden, dweight, dbias, None, *[
             implicit.sum_to(s, x) if s is not None and isinstance(x, Tensor) else None
             for s, x in zip(slopes, params, strict=True)

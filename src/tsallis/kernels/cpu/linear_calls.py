@@ -97,17 +97,18 @@ class OutputLayer:
         most_full: int,
     ) -> _Kept | NoLists:  # fmt: skip
         """What may be in the support of each token."""
-        n, width, lanes = len(hidden), hidden.shape[1], LANES[hidden.dtype]
+        n, lanes = len(hidden), LANES[hidden.dtype]
         kind, value, alpha = self.simplex.alpha(params)
         alpha = None if alpha is None else alpha.expand(n, 1).contiguous()
         values = hidden.new_empty(n, capacity + lanes)
         places = torch.empty(n, capacity + lanes, dtype=torch.int32)
         counts = torch.zeros(n, dtype=torch.int64)
         tops, cuts = (hidden.new_full((n,), -torch.inf) for _ in range(2))
-        slacks, norms, largest = hidden.new_zeros(n), None, 0.0
-        left = hidden
+        slacks, left = hidden.new_zeros(n), hidden
+        slack = None
         if half:
-            left, norms = hidden.bfloat16(), torch.linalg.vector_norm(hidden, dim=1)
+            left = hidden.bfloat16()
+            slack = _Slack(hidden, left, bias)
         # Whole vectors are read where a block ends.
         buffer = torch.empty(n * COLUMNS + lanes, dtype=left.dtype)
         entry, threads = screening.screen(kind, half), threads_for(n, n * COLUMNS)
@@ -115,10 +116,9 @@ class OutputLayer:
             right = weight[begin : begin + COLUMNS]
             shift = None if bias is None else bias[begin : begin + COLUMNS]
             columns = len(right)
-            if norms is not None:
-                largest = max(largest, float(torch.linalg.vector_norm(right, dim=1).max()))
-                slacks = _slack(norms, largest, 0.0 if bias is None else float(bias.abs().max()), width)
-                right = right.bfloat16()
+            if slack is not None:
+                full_right, right = right, right.bfloat16()
+                slacks = slack.after(full_right, right)
                 shift = None if shift is None else shift.bfloat16()
             block = buffer[: n * columns].view(n, columns)
             if shift is None:
@@ -128,6 +128,7 @@ class OutputLayer:
             job = (
                 block.data_ptr(), values.data_ptr(), places.data_ptr(), counts.data_ptr(), tops.data_ptr(),
                 cuts.data_ptr(), slacks.data_ptr(), address(alpha), 0, 0, 0, 0, columns, begin, capacity,
+                begin + columns == len(weight),
             )  # fmt: skip
             run(entry, job, value, 0.0, hidden.dtype, n, threads)
             full = int((counts == screening.FULL).sum())
@@ -217,12 +218,25 @@ class _Kept(NamedTuple):
     capacity: int
 
 
-def _slack(norms: Tensor, largest: float, shift: float, width: int) -> Tensor:
-    """By how much scores from half precision may be off: both factors are rounded to 2^-9, sums in float32; what is
-    lost in rounding the scores themselves is the kernel's to add.
+class _Slack:
+    """By how much scores from half precision may be off: e w - e' w' = (e - e') w + e' (w - w'), where lengths bound
+    the products. What the sums lose, in float32, is added; what is lost in rounding the scores is the kernel's to add.
     """
-    share = screening.HALF_ULP * 1.01 + 1.1 * width * 2.0**-24
-    return (norms * (1.001 * share * largest)).add_(1.01 * screening.HALF_ULP * shift)
+
+    def __init__(self, hidden: Tensor, rounded: Tensor, bias: Tensor | None) -> None:
+        wide = rounded.float()
+        self._length = torch.linalg.vector_norm(wide, dim=1)
+        self._lost = torch.linalg.vector_norm(hidden - wide, dim=1)
+        self._lost += self._length * (1.1 * hidden.shape[1] * 2.0**-24)
+        self._shift = 0.0 if bias is None else 1.01 * screening.HALF_ULP * float(bias.abs().max())
+        self._word = self._lost_word = 0.0
+
+    def after(self, weight: Tensor, rounded: Tensor) -> Tensor:
+        """The slacks, once these words have been seen."""
+        lost = torch.linalg.vector_norm(weight - rounded, dim=1).max()
+        self._word = max(self._word, 1.01 * float(torch.linalg.vector_norm(weight, dim=1).max()))
+        self._lost_word = max(self._lost_word, 1.01 * float(lost))
+        return self._lost * self._word + self._length * self._lost_word + self._shift
 
 
 def _joined(parts: list[Lists]) -> Lists:

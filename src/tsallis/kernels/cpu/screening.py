@@ -52,8 +52,8 @@ from .tiles import tile
 # A job: addresses (0 where there is nothing), then sizes.
 (
     BLOCK, VALUES, PLACES, COUNTS, TOPS, CUTS, SLACKS, ALPHA, TARGET_SCORES, LOSSES, SLOPES, WORK,
-    COLUMNS, START, CAPACITY,
-) = range(15)  # fmt: skip
+    COLUMNS, START, CAPACITY, LAST,
+) = range(16)  # fmt: skip
 # What is said of a row instead of a number of entries: there are more than there is room for; it is not finite.
 FULL, SPOILT = -1, -2
 # Half precision is rounded to 8 bits.
@@ -85,10 +85,36 @@ def scratch(capacity, L):
     return 3 * (capacity + 2 * L) + capacity // BLOCK_OF_ROW + 2 * L
 
 
-def _make_tighten(kind: int) -> Any:
+@device
+def floor(top, alpha):
+    """Where an entry is zero whatever the others are."""
+    return top - 1.0 / (alpha - 1.0) if alpha > 1.0 else -INF
+
+
+def _make_edge(kind: int) -> Any:
     evaluate, arguments, advance, edge, start, _, _ = MEMBERS[kind]
     sums = make_sweep(evaluate, write=False)
 
+    @device
+    def edge_among(values, span, top, scale, exponent):
+        """Below what a row is zero that has these entries among others: whole vectors of them."""
+        M = splat(values, top)
+        X, Y = like(M, start), like(M, 0.0)
+        K, E = splat(values, scale), splat(values, exponent)
+        for _ in range(GUESSES):
+            A, B, C = arguments(M, X, Y, K, E)
+            s, w = sums(values, values, span, top, first_of(A), first_of(B), first_of(C))
+            X, Y, error = advance(splat(values, add_up(s)), splat(values, add_up(w)), X, Y, K, E)
+            if first_of(error) < CLOSE:
+                break
+        # Lower by some units in the last place than `evaluate` may round, and than the sum with the top does.
+        d = first_of(edge(X + Y, K))
+        return top + d - 32.0 * epsilon(values) * (abs(top) - d)
+
+    return edge_among
+
+
+def _make_tighten(edge_among: Any) -> Any:
     @device
     def tighten(values, places, count, top, cut, margin, scale, exponent, solved):
         """(count, cut) after moving the edge to where the entries kept so far have it."""
@@ -96,19 +122,7 @@ def _make_tighten(kind: int) -> Any:
         if solved:
             for i in range(L):
                 poke(values, count + i, -INF)
-            span = (count + L - 1) // L * L
-            M = splat(values, top)
-            X, Y = like(M, start), like(M, 0.0)
-            K, E = splat(values, scale), splat(values, exponent)
-            for _ in range(GUESSES):
-                A, B, C = arguments(M, X, Y, K, E)
-                s, w = sums(values, values, span, top, first_of(A), first_of(B), first_of(C))
-                X, Y, error = advance(splat(values, add_up(s)), splat(values, add_up(w)), X, Y, K, E)
-                if first_of(error) < CLOSE:
-                    break
-            # Wider by some units in the last place than `evaluate` may round, and than the sum with the top does.
-            d = first_of(edge(X + Y, K))
-            cut = max(cut, top + d - 32.0 * epsilon(values) * (abs(top) - d))
+            cut = max(cut, edge_among(values, (count + L - 1) // L * L, top, scale, exponent))
         kept = 0
         for k in range(count):
             value, place = peek(values, k), peek(places, k)
@@ -123,8 +137,30 @@ def _make_tighten(kind: int) -> Any:
 @cache
 def screen(kind: int, half: bool) -> Entry:
     """Add what matters of a block of columns to what is kept of rows."""
-    tighten = _make_tighten(kind)
+    edge_among = _make_edge(kind)
+    tighten = _make_tighten(edge_among)
     source = SOURCE
+
+    @device
+    def block_top(row, columns, buffer, numbers):
+        """The largest entry, those of each lane being left in the buffer; NaN may be passed over."""
+        L = lanes(numbers)
+        best = splat(numbers, -INF)
+        for j in range(0, columns - L + 1, L):
+            best = greater(load_half(row, j, numbers) if half else load(row, j), best)
+        rest = columns // L * L
+        if rest < columns:
+            store(buffer, 0, load_half(row, rest, numbers) if half else load(row, rest))
+            for i in range(columns - rest, L):
+                poke(buffer, i, -INF)
+            best = greater(load(buffer, 0), best)
+        store(buffer, 0, best)
+        return largest(best)
+
+    @device
+    def margin_of(slack, top, cut):
+        """How far below the edge entries are kept, whose scores and edge are off by their slack and by rounding."""
+        return 2.04 * (slack + HALF_ULP * max(abs(top), abs(cut))) if half else 0.0 * slack
 
     def kernel(job_at, value, other, one, first, last, chunk):
         """``value`` is alpha, if it is the same for all rows."""
@@ -147,55 +183,54 @@ def screen(kind: int, half: bool) -> Entry:
             row = offset(block, r * columns)
             alpha = peek(alphas, r) if peek(job, ALPHA) != 0 else value
             solved, scale, exponent = state_of(kind, alpha)
-            best = splat(tops, -INF)
-            bad = unordered(best, best)
-            for j in range(0, columns - L + 1, L):
+            top, cut = peek(tops, r), peek(cuts, r)
+            if top == -INF:
+                top = block_top(row, columns, buffer, tops)
+                if solved and -INF < top < INF:
+                    cut = edge_among(buffer, L, top, scale, exponent)
+            slack = peek(slacks, r)
+            cut = max(cut, floor(top, alpha))
+            margin = margin_of(slack, top, cut)
+            low, before, bad = splat(tops, cut - margin), count, unordered(splat(tops, 0.0), splat(tops, 0.0))
+            for j in range(0, columns, L):
                 x = load_half(row, j, tops) if half else load(row, j)
+                part = min(L, columns - j)
+                if part < L:
+                    # What lies behind the row may be read, but is not of it.
+                    store(buffer, 0, x)
+                    for i in range(part, L):
+                        poke(buffer, i, -INF)
+                    x = load(buffer, 0)
                 bad = bad | unordered(x, x)
-                best = greater(x, best)
-            rest = columns // L * L
-            if rest < columns:
-                # What lies behind the row may be read.
-                store(buffer, 0, load_half(row, rest, tops) if half else load(row, rest))
-                for i in range(columns - rest, L):
-                    poke(buffer, i, -INF)
-                x = load(buffer, 0)
-                bad = bad | unordered(x, x)
-                best = greater(x, best)
-            highest = largest(best)
-            if some(bad) or highest == INF:
+                if not some(x > low):
+                    continue
+                store(buffer, 0, x)
+                for i in range(part):
+                    v = peek(buffer, i)
+                    if v > cut - margin and count >= 0:
+                        if v > top:
+                            top = v
+                            cut = max(cut, floor(top, alpha))
+                            margin = margin_of(slack, top, cut)
+                        if count == capacity:
+                            count, cut = tighten(values, places, count, top, cut, margin, scale, exponent, solved)
+                            margin = margin_of(slack, top, cut)
+                            if count * 8 > capacity * 7:
+                                count = FULL
+                        if count >= 0 and v > cut - margin:
+                            poke(values, count, v)
+                            poke(places, count, begin + j + i)
+                            count += 1
+                if count < 0:
+                    break
+                low = splat(tops, cut - margin)
+            if some(bad) or top == INF:
                 poke(counts, r, SPOILT)
                 continue
-            top, cut = max(peek(tops, r), highest), peek(cuts, r)
-            if alpha > 1.0:
-                # An entry so far below the top is 0 whatever the others are.
-                cut = max(cut, top - 1.0 / (alpha - 1.0))
-            margin = 0.0 * top
-            if half:
-                margin = 2.04 * (peek(slacks, r) + HALF_ULP * max(abs(top), abs(cut)))
-            if highest > cut - margin:
-                before = count
-                for j in range(0, columns, L):
-                    part = min(L, columns - j)
-                    x = load_half(row, j, tops) if half else load(row, j)
-                    if not some(x > splat(tops, cut - margin)):
-                        continue
-                    store(buffer, 0, x)
-                    for i in range(part):
-                        v = peek(buffer, i)
-                        if v > cut - margin and count >= 0:
-                            if count == capacity:
-                                count, cut = tighten(values, places, count, top, cut, margin, scale, exponent, solved)
-                                if count * 8 > capacity * 7:
-                                    count = FULL
-                            if count >= 0 and v > cut - margin:
-                                poke(values, count, v)
-                                poke(places, count, begin + j + i)
-                                count += 1
-                    if count < 0:
-                        break
-                if count > FEW and (count - before) * 3 > count:
-                    count, cut = tighten(values, places, count, top, cut, margin, scale, exponent, solved)
+            if count > FEW and (count - before) * 3 > count:
+                count, cut = tighten(values, places, count, top, cut, margin, scale, exponent, solved)
+            if peek(job, LAST) != 0 and count > 0:
+                count, cut = tighten(values, places, count, top, cut, margin, scale, exponent, solved)
             poke(counts, r, count)
             poke(tops, r, top)
             poke(cuts, r, cut)
