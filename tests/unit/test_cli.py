@@ -130,3 +130,17 @@ def test_installed_command() -> None:
     assert run().returncode == 2
     assert run("frobnicate").returncode == 2
     assert "Traceback" in run("--debug", "check", "nonsense").stderr
+
+
+def test_bench_losses_gates_and_tells_the_path(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "figures.json"
+    words = ["--shape", "8x30", "--layer", "8x4x2100", "--alpha", "1.5", "--support", "5", "--seconds", "0"]
+    assert main(["bench", "losses", *words, "--json", str(path)]) == 0
+    shown = capsys.readouterr().out
+    assert "green" in shown
+    assert "entmax_loss, alpha 1.5" in shown
+    rows = json.loads(path.read_text())["results"]
+    assert {row["what"] for row in rows} >= {"entmax_loss, alpha 1.5", "layer, alpha 1.5, lists"}
+    assert all(row["ratio"][1] > 0 for row in rows)
+    assert main(["bench", "losses", "--layer", "8x4"]) == 2
+    assert "3 positive numbers such as 1024x512x32000" in capsys.readouterr().err

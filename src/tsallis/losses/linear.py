@@ -37,7 +37,6 @@ def linear_entmax_loss(
 ) -> tuple[Float[Tensor, "*loss"], LinearReport]: ...  # fmt: skip
 
 
-@torch.compiler.disable
 def linear_entmax_loss(
     hidden: Float[Tensor, "*batch width"],
     weight: Float[Tensor, "words width"],
@@ -103,6 +102,17 @@ def linear_entmax_loss(
     References:
         peters2019sparse
     """
+    whole = _outside_of_graphs if torch.compiler.is_compiling() else _linear_loss
+    loss, report = whole(
+        hidden, weight, target, bias, alpha, ignore_index, reduction, label_smoothing, sparse_grad, method, backend
+    )
+    return (loss, report) if return_report else loss
+
+
+def _linear_loss(
+    hidden: Tensor, weight: Tensor, target: Tensor, bias: Tensor | None, alpha: float | Tensor, ignore_index: int,
+    reduction: str, label_smoothing: float, sparse_grad: bool, method: Method | None, backend: str | None,
+) -> tuple[Tensor, LinearReport]:  # fmt: skip
     mapping, amount = get("entmax"), smoothing_amount(label_smoothing)
     ignore_index = checked_index(ignore_index)
     if method is not None and method not in get_args(Method):
@@ -138,8 +148,11 @@ def linear_entmax_loss(
     else:
         loss = losses if kept is None else losses.new_zeros(target.numel()).index_copy(0, kept, losses)
         loss = loss.reshape(target.shape)
-    loss = loss.to(dtype)
-    return (loss, report) if return_report else loss
+    return loss.to(dtype), report
+
+
+# As `torch.compiler.disable`, which would load the compiler when this module is imported.
+_outside_of_graphs = torch._disable_dynamo(_linear_loss)  # pyright: ignore[reportPrivateImportUsage]
 
 
 def _losses(

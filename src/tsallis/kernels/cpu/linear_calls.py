@@ -16,7 +16,9 @@ from .calls import LANES, Number, Simplex, address
 from .jobs import FEW, chunks_of, run
 
 # Columns per block: their scores stay in the cache between the product and the look at them.
-COLUMNS = 1024
+COLUMNS = 2048
+# Words whose rounding is looked at together.
+PART = 256
 # Tokens that go through the vocabulary together.
 TOKENS = 2048
 # A row that keeps more than this share of the vocabulary has no list; where more than a share of rows has none, lists
@@ -128,7 +130,7 @@ class OutputLayer:
             job = (
                 block.data_ptr(), values.data_ptr(), places.data_ptr(), counts.data_ptr(), tops.data_ptr(),
                 cuts.data_ptr(), slacks.data_ptr(), address(alpha), 0, 0, 0, 0, columns, begin, capacity,
-                begin + columns == len(weight),
+                begin + columns == len(weight), 0,
             )  # fmt: skip
             run(entry, job, value, 0.0, hidden.dtype, n, threads)
             full = int((counts == screening.FULL).sum())
@@ -161,7 +163,8 @@ class OutputLayer:
             screening.finish(kind),
             (
                 0, kept.values.data_ptr(), kept.places.data_ptr(), kept.counts.data_ptr(), 0, 0, 0, address(alpha),
-                scores.data_ptr(), losses.data_ptr(), address(slopes), work.data_ptr(), 0, 0, kept.capacity,
+                scores.data_ptr(), losses.data_ptr(), address(slopes), work.data_ptr(), 0, 0, kept.capacity, 0,
+                index.data_ptr(),
             ),
             value, 0.0, hidden.dtype, n, threads,
         )  # fmt: skip
@@ -233,9 +236,9 @@ class _Slack:
 
     def after(self, weight: Tensor, rounded: Tensor) -> Tensor:
         """The slacks, once these words have been seen."""
-        lost = torch.linalg.vector_norm(weight - rounded, dim=1).max()
-        self._word = max(self._word, 1.01 * float(torch.linalg.vector_norm(weight, dim=1).max()))
-        self._lost_word = max(self._lost_word, 1.01 * float(lost))
+        for full, half in zip(weight.split(PART), rounded.split(PART), strict=True):
+            self._word = max(self._word, 1.01 * float(torch.linalg.vector_norm(full, dim=1).max()))
+            self._lost_word = max(self._lost_word, 1.01 * float(torch.linalg.vector_norm(full - half, dim=1).max()))
         return self._lost * self._word + self._length * self._lost_word + self._shift
 
 

@@ -52,8 +52,8 @@ from .tiles import tile
 # A job: addresses (0 where there is nothing), then sizes.
 (
     BLOCK, VALUES, PLACES, COUNTS, TOPS, CUTS, SLACKS, ALPHA, TARGET_SCORES, LOSSES, SLOPES, WORK,
-    COLUMNS, START, CAPACITY, LAST,
-) = range(16)  # fmt: skip
+    COLUMNS, START, CAPACITY, LAST, TARGETS,
+) = range(17)  # fmt: skip
 # What is said of a row instead of a number of entries: there are more than there is room for; it is not finite.
 FULL, SPOILT = -1, -2
 # Half precision is rounded to 8 bits.
@@ -251,7 +251,8 @@ def finish(kind: int) -> Entry:
         job = pointer(job_at, INTEGER)
         capacity = peek(job, CAPACITY)
         counts, alphas = pointer(peek(job, COUNTS), INTEGER), pointer(peek(job, ALPHA), DOUBLE)
-        targets, losses = pointer(peek(job, TARGET_SCORES), one), pointer(peek(job, LOSSES), one)
+        scores, losses = pointer(peek(job, TARGET_SCORES), one), pointer(peek(job, LOSSES), one)
+        targets = pointer(peek(job, TARGETS), INTEGER)
         wanted = peek(job, SLOPES) != 0
         L = lanes(losses)
         p = offset(pointer(peek(job, WORK), one), chunk * scratch(capacity, L))
@@ -265,7 +266,10 @@ def finish(kind: int) -> Entry:
                 places = offset(pointer(peek(job, PLACES), PLACE), r * (capacity + L))
                 alpha = peek(alphas, r) if peek(job, ALPHA) != 0 else value
                 solved, scale, exponent = state_of(kind, alpha)
-                zy = float(peek(targets, r))
+                zy = float(peek(scores, r))
+                for k in range(count):
+                    # The same number as among the entries, where it is one of them: a loss of 0 is 0 then.
+                    zy = float(peek(values, k)) if peek(places, k) == peek(targets, r) else zy
                 if kind == POWER and alpha > 2.0:
                     top = peek(values, 0)
                     for k in range(count):

@@ -84,7 +84,7 @@ def _step(ratio_sum: Tensor, slope_sum: Tensor, log_s: Tensor, a: Tensor) -> Ten
 def _block_maxima(d: Tensor) -> Tensor:
     n = d.shape[-1]
     padded = torch.nn.functional.pad(d, (0, -n % BLOCK), value=-torch.inf)
-    return padded.reshape(*d.shape[:-1], -1, BLOCK).amax(-1)
+    return padded.unflatten(-1, (-1, BLOCK)).amax(-1)
 
 
 def newton(d: Tensor, alpha: Tensor) -> Root:
