@@ -112,6 +112,11 @@ def test_large_supports_go_through_chunks(monkeypatch: pytest.MonkeyPatch) -> No
     got, expected, report = _both([hidden, weight], target, 1.5, False, weights, reduction="none")
     assert report.path == "dense"
     _assert_close(got, expected, 1e-5)
+    # Gradients are handed out once, and computed again for who asks again.
+    hidden.requires_grad_()
+    loss = 3 * ts.linear_entmax_loss(hidden, weight, target)
+    first = torch.autograd.grad(loss, hidden, retain_graph=True)[0].clone()
+    assert torch.allclose(torch.autograd.grad(loss, hidden)[0], first)
 
 
 def test_alpha_one_is_cross_entropy() -> None:

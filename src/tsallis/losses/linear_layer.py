@@ -21,7 +21,7 @@ Method = Literal["lists", "screened", "dense"]
 # Vocabularies below this are not worth lists.
 LARGE = 2048
 # Bytes of scores that dense chunks hold at once.
-CHUNK = 2**25
+CHUNK = 2**24
 
 
 @dataclass
@@ -111,9 +111,11 @@ class Gradients:
         if self.bias is not None:
             self.bias += dz.sum(0)
 
-    def times(self, factor: Number) -> tuple[Tensor | None, ...]:
-        """All of them, times a number."""
-        return tuple(None if t is None else t * factor for t in (self.hidden, self.weight, self.bias))
+    def scale(self, factor: Tensor) -> None:
+        """Multiply all of them."""
+        for t in (self.hidden, self.weight, self.bias):
+            if t is not None:
+                t *= factor
 
 
 def dense(
@@ -184,13 +186,16 @@ class LinearLoss(torch.autograd.Function):
         if ctx.found is not None:
             dhidden, dweight, dbias, slopes = _from_lists(ctx.found, layer, g, hidden, weight, bias, index, wanted)
         else:
-            factor: Number = g[0]
-            gradients, slopes = ctx.dense
-            if not bool((g == g[0]).all()):
-                again = dense(layer, hidden, weight, bias, index, params, g, wanted)
-                gradients, slopes, factor = again[1] or gradients, again[2], 1.0
-            dhidden, dweight, dbias = gradients.times(factor)
-            slopes = [None if s is None else s * factor for s in slopes]
+            # Handed out as they are: should somebody ask again, they are computed again.
+            gradients, slopes = ctx.dense or (None, [])
+            ctx.dense = None
+            if gradients is None or not bool((g == g[0]).all()):
+                _, gradients, slopes = dense(layer, hidden, weight, bias, index, params, g, wanted)
+            elif float(g[0]) != 1:
+                gradients.scale(g[0])
+                slopes = [None if s is None else s * g[0] for s in slopes]
+            assert gradients is not None
+            dhidden, dweight, dbias = gradients.hidden, gradients.weight, gradients.bias
         if layer.sparse_grad and dweight is not None and not dweight.is_sparse:
             every = torch.arange(len(dweight), device=dweight.device)
             dweight = torch.sparse_coo_tensor(
