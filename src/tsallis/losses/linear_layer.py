@@ -76,6 +76,8 @@ class Layer:
             report.reason = f"a vocabulary of {len(weight)} is too small for lists"
         elif any(bool((x <= 1).any()) if isinstance(x, Tensor) else x <= 1 for x in params):
             report.reason = "alpha <= 1 has no zeros"
+        elif self.amount and bias is not None and not bool(bias.isfinite().all()):
+            report.reason = "smoothing leaves words out whose score is -inf"
         else:
             half = hidden.dtype == torch.float32 and (
                 self.method == "screened" or (self.method is None and kernel.half_pays())

@@ -231,7 +231,10 @@ class _Slack:
         self._length = torch.linalg.vector_norm(wide, dim=1)
         self._lost = torch.linalg.vector_norm(hidden - wide, dim=1)
         self._lost += self._length * (1.1 * hidden.shape[1] * 2.0**-24)
-        self._shift = 0.0 if bias is None else 1.01 * screening.HALF_ULP * float(bias.abs().max())
+        self._shift = 0.0
+        if bias is not None:
+            # Words that are ruled out by -inf stay so.
+            self._shift = 1.01 * screening.HALF_ULP * float(torch.where(bias == -torch.inf, 0.0, bias.abs()).max())
         self._word = self._lost_word = 0.0
 
     def after(self, weight: Tensor, rounded: Tensor) -> Tensor:

@@ -229,8 +229,12 @@ def screen(kind: int, half: bool) -> Entry:
                 continue
             if count > FEW and (count - before) * 3 > count:
                 count, cut = tighten(values, places, count, top, cut, margin, scale, exponent, solved)
-            if peek(job, LAST) != 0 and count > 0:
-                count, cut = tighten(values, places, count, top, cut, margin, scale, exponent, solved)
+            if peek(job, LAST) != 0:
+                if count > 0:
+                    count, cut = tighten(values, places, count, top, cut, margin, scale, exponent, solved)
+                elif count == 0:
+                    # All scores are -inf: there is nothing to choose from.
+                    count = SPOILT
             poke(counts, r, count)
             poke(tops, r, top)
             poke(cuts, r, cut)

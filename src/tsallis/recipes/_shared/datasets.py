@@ -25,11 +25,13 @@ class DataError(TsallisError):
 
 @dataclass(frozen=True)
 class Source:
-    """Files of a data set: its folder below the data folder, where to download them, and their SHA-256 sums."""
+    """Files of a data set: its folder below the data folder, where to download them, and their SHA-256 sums (None where
+    nothing that can be downloaded is known to be these files).
+    """
 
     folder: str
     url: str
-    files: Mapping[str, str]
+    files: Mapping[str, str | None]
 
 
 def locate(source: Source, config: RunConfig) -> dict[str, Path]:
@@ -58,6 +60,12 @@ def locate(source: Source, config: RunConfig) -> dict[str, Path]:
 
 
 def _download(source: Source, name: str) -> Path:
+    if source.files[name] is None:
+        raise DataError(
+            f"{source.folder} is not here, and no download is known to be the same files",
+            f"DIR/{source.folder} with {', '.join(source.files)}",
+            f"Make them from {source.url} and pass --data-dir DIR, or set TSALLIS_DATA",
+        )
     import pooch
 
     cache = Path(pooch.os_cache("tsallis")) / source.folder

@@ -81,6 +81,11 @@ class Loader(DataLoader[Any]):
             persistent_workers=False,
         )
 
+    @property
+    def epoch(self) -> int:
+        """Which pass this is, from 0."""
+        return self._order.epoch
+
     def __iter__(self) -> Iterator[Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
         # A generator: nothing happens before the first batch is asked for, and by then the epoch is known.
         self._done = self._order.start = self._start

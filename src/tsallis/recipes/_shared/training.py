@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +46,7 @@ def fit(
     epochs: int,
     monitor: str,
     label: str,
+    callbacks: Sequence[Callback] = (),
 ) -> Fitted:
     """Train, or go on where ``folder`` stopped, and load the weights of the best epoch into the module.
 
@@ -60,11 +61,12 @@ def fit(
         epochs: how many in all.
         monitor: a logged value; the weights of the epoch where it is smallest are kept.
         label: shown beside the progress.
+        callbacks: of the recipe's own.
     """
     history, best = History(folder / "metrics.csv"), BestWeights(folder / "model.safetensors", monitor)
     last = LastCheckpoint(folder / LAST, config.checkpoint_minutes)
     resumed = str(last.path) if last.path.exists() else None
-    with _trainer(config, label, epochs, [StepSeeds(config.seed), history, best, last]) as trainer:
+    with _trainer(config, label, epochs, [StepSeeds(config.seed), history, best, last, *callbacks]) as trainer:
         try:
             trainer.fit(module, train, validation, ckpt_path=resumed, weights_only=True if resumed else None)
         except (RuntimeError, EOFError, KeyError) as error:

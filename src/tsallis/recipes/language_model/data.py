@@ -1,0 +1,95 @@
+"""Text as a stream of word numbers, cut into windows."""
+
+from __future__ import annotations
+
+import gzip
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from .._shared.datasets import DataError, Source, locate, split_hash
+from .._shared.seeding import generator
+from .config import Config
+
+END = "<eos>"
+WIKITEXT = Source(
+    folder="wikitext-2",
+    url="https://huggingface.co/datasets/Salesforce/wikitext (wikitext-2-v1)",
+    files={"train.txt.gz": None, "valid.txt.gz": None, "test.txt.gz": None},
+)
+# Successors of a word in the chain, and tokens of its parts.
+SUCCESSORS, CHAIN = 12, {"train": 200_000, "validation": 20_000, "test": 20_000}
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Tokens one after the other."""
+
+    tokens: Tensor
+    context: int
+
+    def __len__(self) -> int:
+        """How many windows there are."""
+        return (len(self.tokens) - 1) // self.context
+
+    def windows(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Windows (B, context), and the token that follows each of theirs."""
+        places = positions.unsqueeze(1) * self.context + torch.arange(self.context)
+        return self.tokens[places], self.tokens[places + 1]
+
+
+@dataclass(frozen=True)
+class Text:
+    """The three parts, the vocabulary's size and the hash of all tokens."""
+
+    train: Stream
+    validation: Stream
+    test: Stream
+    words: int
+    hash: str
+
+
+def load(config: Config) -> Text:
+    """The data set of a configuration."""
+    parts, words = _chain(config.words) if config.dataset == "chain" else _wikitext(config)
+    train, validation, test = (Stream(part, config.context) for part in parts)
+    for name, stream in (("train", train), ("validation", validation), ("test", test)):
+        if not len(stream):
+            raise DataError(
+                f"{name}: {len(stream.tokens)} tokens", f"more than context={config.context}", "Lower context"
+            )
+    return Text(train, validation, test, words, split_hash([part.numpy() for part in parts]))
+
+
+def _chain(words: int) -> tuple[list[Tensor], int]:
+    """Each word is followed by one of a few, some much oftener than others: a text with a small true support."""
+    draws = generator("chain", words)
+    successors = torch.randint(words, (words, SUCCESSORS), generator=draws)
+    weights = 1.0 / torch.arange(1, SUCCESSORS + 1)
+    total = sum(CHAIN.values())
+    picks = torch.multinomial(weights, total, replacement=True, generator=draws).tolist()
+    table, word, stream = successors.tolist(), 0, []
+    for pick in picks:
+        word = table[word][pick]
+        stream.append(word)
+    return list(torch.tensor(stream).split(list(CHAIN.values()))), words
+
+
+def _wikitext(config: Config) -> tuple[list[Tensor], int]:
+    texts = [_words(path) for path in locate(WIKITEXT, config).values()]
+    counts = Counter(word for text in texts for word in text)
+    # The most frequent first, ties in alphabetical order.
+    numbers = {word: i for i, word in enumerate(sorted(counts, key=lambda word: (-counts[word], word)))}
+    return [torch.tensor([numbers[word] for word in text]) for text in texts], len(numbers)
+
+
+def _words(path: Path) -> list[str]:
+    try:
+        raw = path.read_bytes()
+        text = (gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw).decode()
+    except (OSError, EOFError, ValueError) as error:
+        raise DataError(f"{path}: {error}", "UTF-8 text, gzipped or not", "Get it again") from error
+    return [word for line in text.splitlines() if line.strip() for word in (*line.split(), END)]
