@@ -268,3 +268,12 @@ def test_every_option_matters() -> None:
     values = [base, *(ts.entmax_loss(z, y, **option) for option in options)]
     for a, b in itertools.combinations(values, 2):
         assert abs(float(a) - float(b)) > 1e-4
+
+
+def test_narrow_integers_name_the_classes_they_name() -> None:
+    z = torch.randn(6, 300)
+    target = torch.tensor([0, 40, 100, 156, 200, 255])
+    expected = ts.entmax_loss(z, target, reduction="none")
+    assert torch.equal(ts.entmax_loss(z, target.to(torch.uint8), reduction="none"), expected)
+    few = target[:3]
+    assert torch.equal(ts.entmax_loss(z[:3], few.to(torch.int8), reduction="none"), expected[:3])

@@ -43,6 +43,8 @@ def generalised_cross_entropy(
     amount, ignore_index = smoothing_amount(label_smoothing), checked_index(ignore_index)
     rows = class_rows(z)
     indexed = is_index(target, rows)
+    # Narrow integers would compare with other numbers modulo their range.
+    target = target.long() if indexed else target
     weights = class_weights(weight, rows)
     named: dict[str, object] = {name: row_parameter(value, rows, name) for name, value in params.items()}
     dtype = z.dtype if z.is_floating_point() else rows.dtype
@@ -120,7 +122,7 @@ def entmax_loss(
         program made by `torch.export`.
 
     Complexity:
-        one entmax and two passes. Memory: one saved tensor.
+        one entmax and two passes. Memory: two saved tensors, the logits and p.
 
     Example:
         >>> import torch, tsallis as ts

@@ -140,7 +140,7 @@ def _linear_loss(
             "Correct the targets",
         )
     report = LinearReport()
-    layer = Layer(mapping, amount, sparse_grad, method, backend, report)
+    layer = Layer(mapping, amount, sparse_grad, method, backend, torch.is_grad_enabled(), report)
     with torch.autocast(flat.device.type, enabled=False):
         losses = _losses(layer, flat, weight, bias, index, params)
     if reduction != "none":
@@ -166,7 +166,12 @@ def _losses(
         layer.report.reason = "no targets" if not len(index) else "inside a function transform"
         return layer.whole(hidden, weight, bias, index, params)
     return LinearLoss.apply(
-        layer, hidden.contiguous(), weight.contiguous(), None if bias is None else bias.contiguous(), index, *params
+        layer,
+        hidden.contiguous(),
+        weight.contiguous(),
+        None if bias is None else bias.contiguous(),
+        index.contiguous(),
+        *params,
     )  # pyright: ignore[reportReturnType]
 
 

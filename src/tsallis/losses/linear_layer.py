@@ -49,6 +49,8 @@ class Layer:
     sparse_grad: bool
     method: Method | None
     backend: str | None
+    # Whether gradients may be asked for: inside a Function's forward pass PyTorch does not say.
+    recorded: bool
     report: LinearReport = field(compare=False)
 
     def whole(
@@ -74,8 +76,8 @@ class Layer:
             report.reason = f"no kernel for {hidden.dtype} on {hidden.device.type} makes lists"
         elif len(weight) < LARGE:
             report.reason = f"a vocabulary of {len(weight)} is too small for lists"
-        elif any(bool((x <= 1).any()) if isinstance(x, Tensor) else x <= 1 for x in params):
-            report.reason = "alpha <= 1 has no zeros"
+        elif not all(bool(((x > 1) & (x < torch.inf)).all()) if isinstance(x, Tensor) else x > 1 for x in params):
+            report.reason = "alpha is not above 1 everywhere"
         elif self.amount and bias is not None and not bool(bias.isfinite().all()):
             report.reason = "smoothing leaves words out whose score is -inf"
         else:
@@ -83,6 +85,10 @@ class Layer:
                 self.method == "screened" or (self.method is None and kernel.half_pays())
             )
             found = kernel.lists(hidden, weight, bias, index, params, 1 - self.amount, sloped, half)
+            if half and self.method is None and bias is not None and not isinstance(found, Lists):
+                # Large biases may be too much for half precision only.
+                half = False
+                found = kernel.lists(hidden, weight, bias, index, params, 1 - self.amount, sloped, half)
             if isinstance(found, Lists):
                 report.path, report.support = "screened" if half else "lists", float(found.support.double().mean())
                 report.reason = "asked for" if self.method else "half precision is faster here" if half else "zeros"
@@ -161,15 +167,17 @@ class LinearLoss(torch.autograd.Function):
     def forward(
         ctx: Any, layer: Layer, hidden: Tensor, weight: Tensor, bias: Tensor | None, index: Tensor, *params: Number
     ) -> Tensor:
-        wanted = [*ctx.needs_input_grad[1:4], *ctx.needs_input_grad[5:]]
+        wanted = [want and layer.recorded for want in (*ctx.needs_input_grad[1:4], *ctx.needs_input_grad[5:])]
         found = layer.lists(hidden, weight, bias, index, params, any(wanted[3:]))
-        ctx.layer, ctx.found, ctx.dense = layer, found, None
+        ctx.layer, ctx.found, ctx.dense = layer, None, None
         if found is None:
             # With equal weights for all losses, as a mean or a sum asks for: then scores are computed only once.
             g = hidden.new_ones(len(hidden)) if any(wanted) else None
             losses, *ctx.dense = dense(layer, hidden, weight, bias, index, params, g, wanted)
         else:
             losses = found[0].losses
+            # Without the losses: they are what is returned, and would keep themselves alive.
+            ctx.found = found[0]._replace(losses=losses.new_empty(0)), found[1]
             if layer.amount:
                 losses = losses - layer.amount * _behind_the_mean(hidden, weight, bias, index)
         ctx.params = tuple(None if isinstance(x, Tensor) else x for x in params)
@@ -178,6 +186,11 @@ class LinearLoss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+        with torch.autocast(grads[0].device.type, enabled=False):
+            return LinearLoss._backward(ctx, *grads)
+
+    @staticmethod
+    def _backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
         g, layer, (hidden, weight, bias, index, *tensors) = grads[0], ctx.layer, ctx.saved_tensors
         rest = iter(tensors)
         params = [next(rest) if x is None else x for x in ctx.params]

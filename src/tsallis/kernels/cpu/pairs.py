@@ -87,7 +87,9 @@ def _entries() -> tuple[Entry, ...]:
                     poke(values, k, total + peek(bias, v) if biased else total)
 
     def flatten(job_at, value, other, one, first, last, chunk):
-        """Lists of rows one behind the other, each with its target at the end, where ``value`` is subtracted."""
+        """Lists of rows one behind the other, each with its target at the end and there minus ``value``; or minus that
+        where the target is in the list already, and 0 at the end: what cancels must not leave its rounding.
+        """
         _ = source
         job = pointer(job_at, INTEGER)
         capacity = peek(job, CAPACITY)
@@ -99,10 +101,14 @@ def _entries() -> tuple[Entry, ...]:
             values = offset(pointer(peek(job, VALUES), one), r * (capacity + L))
             places = offset(pointer(peek(job, PLACES), PLACE), r * (capacity + L))
             at, count = peek(starts, r), max(peek(counts, r), 0)
+            rest = -value
             for k in range(count):
-                poke(out, at + k, peek(values, k))
+                p = peek(values, k)
+                if peek(places, k) == peek(targets, r):
+                    p, rest = p - value, 0.0
+                poke(out, at + k, p)
                 poke(out_places, at + k, peek(places, k))
-            poke(out, at + count, -value)
+            poke(out, at + count, rest)
             poke(out_places, at + count, peek(targets, r))
 
     def to_hidden(job_at, value, other, one, first, last, chunk):
