@@ -19,7 +19,7 @@ def figures(runs: list[Run]) -> dict[str, tuple[Figure, str]]:
     return {
         "seconds": (
             _curves(runs, _seconds, "seconds a step"),
-            "Time of a training step, median of each epoch: the sparse layer gets faster as supports get small.",
+            "Time of a training step, median of each epoch.",
         ),
         "support": (
             _curves(runs, _of("train/support"), "words with probability", logarithmic=True),
