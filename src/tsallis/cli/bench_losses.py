@@ -7,6 +7,7 @@ from __future__ import annotations
 import argparse
 import statistics
 from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -61,10 +62,11 @@ def run(arguments: argparse.Namespace) -> int:
     print(f"\n{'shape':<22}{'scores':<14}{'what':<44}{'ratio':>8} {'':<16}{'ms':>8}{'memory':>8}  path")
     results = []
     for alpha in arguments.alpha or ALPHAS:
-        cells = [
-            *(cell for shape in losses for cell in _loss_cells(shape, alpha, device, dtype)),
-            *(cell for shape in layers for cell in _layer_cells(shape, alpha, arguments.support, device, dtype)),
-        ]
+        # One after the other: a cell holds its scores or its layer.
+        cells = chain(
+            (cell for shape in losses for cell in _loss_cells(shape, alpha, device, dtype)),
+            (cell for shape in layers for cell in _layer_cells(shape, alpha, arguments.support, device, dtype)),
+        )
         for cell in cells:
             results.append(_measure(*cell, arguments.seconds))
             print(_line(results[-1]), flush=True)

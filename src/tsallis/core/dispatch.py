@@ -218,36 +218,25 @@ def fused(mapping: str, z: Tensor, backend: str | None) -> FusedKernel | None:
 
     For rows with entries: kernels decide by device and dtype alone.
     """
-    return _form(mapping, z, backend, _fused_of)
+    return _form(mapping, z, backend, "fused")
 
 
 def fused_loss(mapping: str, z: Tensor, backend: str | None) -> FusedLoss | None:
     """The same for generalised cross-entropy."""
-    return _form(mapping, z, backend, _loss_of)
+    return _form(mapping, z, backend, "loss")
 
 
 def sparse_layer(mapping: str, z: Tensor, backend: str | None) -> SparseLayer | None:
     """The same for an output layer."""
-    return _form(mapping, z, backend, _layer_of)
+    return _form(mapping, z, backend, "layer")
 
 
-def _layer_of(kernel: Kernel) -> SparseLayer | None:
-    return None if kernel.layer is None else kernel.layer()
-
-
-def _fused_of(kernel: Kernel) -> FusedKernel | None:
-    return None if kernel.fused is None else kernel.fused()
-
-
-def _loss_of(kernel: Kernel) -> FusedLoss | None:
-    return None if kernel.loss is None else kernel.loss()
-
-
-def _form(mapping: str, z: Tensor, backend: str | None, form: Callable[[Kernel], Any]) -> Any:
+def _form(mapping: str, z: Tensor, backend: str | None, form: str) -> Any:
     key = (mapping, z.dtype, z.is_cpu, z.is_cuda, form)
     if (found := _FUSED.get(key)) is None:
         kernels = fitting(mapping, Signature.of(z))
-        found = _FUSED[key] = {kernel.backend: form(kernel) for kernel in kernels}
+        makers = {kernel.backend: getattr(kernel, form) for kernel in kernels}
+        found = _FUSED[key] = {name: None if make is None else make() for name, make in makers.items()}
         found[None] = next(iter(found.values()), None)
     if backend is None and BACKEND.value is None and BACKEND_FROM_ENVIRONMENT.value is None:
         return found[None]

@@ -60,7 +60,9 @@ class Fused(torch.autograd.Function):
         params = [next(rest) if x is None else x for x in values]
         wanted = ctx.needs_input_grad
         if torch.is_grad_enabled() or not is_plain(g):
-            return None, None, None, None, *_by_formula(formula, g, z, index, params, wanted)
+            return None, None, None, None, *by_formula(
+                lambda: formula(z, index, params), g, (z, index, *params), wanted[4:]
+            )  # fmt: skip
         dz = None
         if wanted[4]:
             moved = None if smooth is None else g * smooth
@@ -72,21 +74,16 @@ class Fused(torch.autograd.Function):
         return None, None, None, None, dz, None, *slopes
 
 
-def _by_formula(
-    formula: Callable[..., Tensor],
-    g: Tensor,
-    z: Tensor,
-    index: Tensor,
-    params: Sequence[Number],
-    wanted: Sequence[bool],
+def by_formula(
+    losses: Callable[[], Tensor], g: Tensor, inputs: Sequence[Number | None], wanted: Sequence[bool]
 ) -> tuple[Tensor | None, ...]:
-    inputs = (z, index, *params)
-    moving = [x for x, want in zip(inputs, wanted[4:], strict=True) if want and isinstance(x, Tensor)]
+    """The wanted gradients through autograd, differentiable if the backward pass is to be."""
     again = torch.is_grad_enabled()
     with torch.enable_grad():
-        loss = formula(z, index, params)
-    grads = iter(torch.autograd.grad(loss, moving, g, create_graph=again))
-    return tuple(next(grads) if want else None for want in wanted[4:])
+        found = losses()
+    moving = [x for x, want in zip(inputs, wanted, strict=True) if want and isinstance(x, Tensor)]
+    grads = iter(torch.autograd.grad(found, moving, g, create_graph=again))
+    return tuple(next(grads) if want else None for want in wanted)
 
 
 def short_way(

@@ -15,6 +15,7 @@ from ..core.dispatch import Lists
 from ..core.fused import is_plain
 from ..core.mapping import Mapping
 from .cross_entropy import generalised_cross_entropy
+from .fused import by_formula
 
 Number = float | Tensor
 Method = Literal["lists", "screened", "dense"]
@@ -196,7 +197,10 @@ class LinearLoss(torch.autograd.Function):
         params = [next(rest) if x is None else x for x in ctx.params]
         wanted = [*ctx.needs_input_grad[1:4], *ctx.needs_input_grad[5:]]
         if torch.is_grad_enabled() or not is_plain(g):
-            return None, *_by_formula(layer, g, (hidden, weight, bias, index, *params), wanted)
+            return None, *by_formula(
+                lambda: layer.whole(hidden, weight, bias, index, params), g, (hidden, weight, bias, index, *params),
+                [*wanted[:3], False, *wanted[3:]],
+            )  # fmt: skip
         g = g.contiguous()
         if ctx.found is not None:
             dhidden, dweight, dbias, slopes = _from_lists(ctx.found, layer, g, hidden, weight, bias, index, wanted)
@@ -247,14 +251,3 @@ def _from_lists(
             dbias = None if dbias is None else dbias - share * g.sum()
     slopes = [None if lists.slopes is None or not want else (g * lists.slopes).unsqueeze(1) for want in wanted[3:]]
     return dhidden, dweight if wanted[1] else None, dbias, slopes
-
-
-def _by_formula(layer: Layer, g: Tensor, inputs: tuple[Any, ...], wanted: Sequence[bool]) -> tuple[Tensor | None, ...]:
-    hidden, weight, bias, index, *params = inputs
-    needed = [*wanted[:3], False, *wanted[3:]]
-    again = torch.is_grad_enabled()
-    with torch.enable_grad():
-        losses = layer.whole(hidden, weight, bias, index, params)
-    moving = [x for x, want in zip(inputs, needed, strict=True) if want]
-    grads = iter(torch.autograd.grad(losses, moving, g, create_graph=again))
-    return tuple(next(grads) if want else None for want in needed)

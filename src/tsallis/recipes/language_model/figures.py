@@ -12,6 +12,12 @@ from .._shared.runs import Run
 from .._shared.tables import rows_of
 
 Series = Callable[[Run], dict[float, float]]
+SECONDS = "seconds.csv"
+
+
+def seconds_per_step(run: Run) -> list[tuple[int, float]]:
+    """Median of each epoch."""
+    return [(int(row["epoch"]), row["seconds"]) for row in read_table(run.folder / SECONDS)]
 
 
 def figures(runs: list[Run]) -> dict[str, tuple[Figure, str]]:
@@ -42,7 +48,7 @@ def _of(name: str) -> Series:
 
 def _seconds(run: Run) -> dict[float, float]:
     steps = {row["epoch"]: row["step"] for row in run.history()}
-    return {steps[row["epoch"]]: row["seconds"] for row in read_table(run.folder / "seconds.csv")}
+    return {steps[epoch]: seconds for epoch, seconds in seconds_per_step(run)}
 
 
 def _curves(runs: list[Run], series: Series, label: str, *, logarithmic: bool = False) -> Figure:

@@ -16,12 +16,11 @@ from .._shared.tables import Row, mean_and_deviation, rows_of
 from .._shared.training import evaluate, fit
 from .config import Config
 from .data import Stream, load
-from .figures import figures
+from .figures import SECONDS, figures, seconds_per_step
 from .model import EPSILON, Training
 
 __all__ = ["NOTE", "Config", "figures", "table", "train"]
 
-SECONDS = "seconds.csv"
 NOTE = (
     f"Perplexity: with {EPSILON:g} added to every probability. Support: words with probability; covered: tokens whose "
     "word has some. Both on test tokens. Seconds a step: median over the last quarter of the training."
@@ -83,11 +82,6 @@ def _first(stream: Stream, config: Config) -> Loader:
     return Loader(stream.windows, min(config.validation, len(stream)), config.batch_size)
 
 
-def seconds_per_step(run: Run) -> list[tuple[int, float]]:
-    """Median of each epoch."""
-    return [(int(row["epoch"]), row["seconds"]) for row in read_table(run.folder / SECONDS)]
-
-
 def table(runs: list[Run]) -> list[Row]:
     """One row a head."""
     return [
@@ -106,5 +100,6 @@ def table(runs: list[Run]) -> list[Row]:
 
 
 def _late(run: Run) -> float:
-    last = sorted(seconds for _, seconds in seconds_per_step(run)[-max(1, len(seconds_per_step(run)) // 4) :])
+    seconds = [seconds for _, seconds in seconds_per_step(run)]
+    last = sorted(seconds[-max(1, len(seconds) // 4) :])
     return last[len(last) // 2]
