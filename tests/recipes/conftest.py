@@ -5,10 +5,17 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import fields
 from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from tsallis.recipes._shared.plan import Member
+    from tsallis.recipes._shared.runs import Result
 
 pytest.importorskip("lightning", reason="the extra `recipes` is not installed")
 
@@ -26,6 +33,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if Path(__file__).parent in item.path.parents:
             for line in THIRD_PARTY:
                 item.add_marker(pytest.mark.filterwarnings(line))
+
+
+def train_watched(recipe: ModuleType, members: Sequence[Member], folder: Path) -> tuple[dict[str, Result], set[str]]:
+    """Results by row, trained in this process, and the fields of the configuration that the recipe read."""
+    read: set[str] = set()
+
+    class Watched(recipe.Config):
+        def __getattribute__(self, name: str):
+            caller = sys._getframe(1).f_globals["__name__"]
+            if caller.startswith("tsallis.recipes") and not caller.endswith(("config", "runs", "plan")):
+                read.add(name)
+            return super().__getattribute__(name)
+
+    results = {}
+    for member in members:
+        config = Watched(**{f.name: getattr(member.config, f.name) for f in fields(recipe.Config)})
+        results[member.row] = recipe.train(config, folder / member.name)
+    return results, read
 
 
 COMMAND = [sys.executable, "-m", "tsallis.cli.main"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -20,6 +19,8 @@ from tsallis.recipes.language_model import recipe
 from tsallis.recipes.language_model.config import Config
 from tsallis.recipes.language_model.data import END, WIKITEXT, load
 from tsallis.recipes.language_model.model import HEADS, Training, Transformer
+
+from .conftest import train_watched
 
 SMOKE = plan.make_plan(recipe, "language_model", "smoke", {}).members
 
@@ -99,20 +100,8 @@ def test_configurations_that_cannot_be(change: dict[str, float], words: str) -> 
 @pytest.fixture(scope="module")
 def smoke(tmp_path_factory: pytest.TempPathFactory):
     """Both rows of the smoke preset, trained in this process, and the fields of the configuration that were read."""
-    read: set[str] = set()
-
-    class Watched(Config):
-        def __getattribute__(self, name: str):
-            caller = sys._getframe(1).f_globals["__name__"]
-            if caller.startswith("tsallis.recipes") and not caller.endswith(("config", "runs", "plan")):
-                read.add(name)
-            return super().__getattribute__(name)
-
     folder = tmp_path_factory.mktemp("smoke")
-    results = {}
-    for member in SMOKE:
-        config = Watched(**{f.name: getattr(member.config, f.name) for f in fields(Config)})
-        results[member.row] = recipe.train(config, folder / member.name)
+    results, read = train_watched(recipe, SMOKE, folder)
     return results, read, folder
 
 

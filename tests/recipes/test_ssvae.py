@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -19,6 +18,8 @@ from tsallis.recipes.ssvae import recipe
 from tsallis.recipes.ssvae.config import Config
 from tsallis.recipes.ssvae.data import load
 from tsallis.recipes.ssvae.model import SemiSupervisedVAE, Training
+
+from .conftest import train_watched
 
 SMOKE = plan.make_plan(recipe, "ssvae", "smoke", {}).members
 
@@ -104,20 +105,8 @@ def test_the_loss_of_an_image() -> None:
 @pytest.fixture(scope="module")
 def smoke(tmp_path_factory: pytest.TempPathFactory):
     """Both rows of the smoke preset, trained in this process, and the fields of the configuration that were read."""
-    read: set[str] = set()
-
-    class Watched(Config):
-        def __getattribute__(self, name: str):
-            caller = sys._getframe(1).f_globals["__name__"]
-            if caller.startswith("tsallis.recipes") and not caller.endswith(("config", "runs", "plan")):
-                read.add(name)
-            return super().__getattribute__(name)
-
     folder = tmp_path_factory.mktemp("smoke")
-    results = {}
-    for member in SMOKE:
-        config = Watched(**{f.name: getattr(member.config, f.name) for f in fields(Config)})
-        results[member.row] = recipe.train(config, folder / member.name)
+    results, read = train_watched(recipe, SMOKE, folder)
     return results, read, folder
 
 

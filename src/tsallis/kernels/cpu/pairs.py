@@ -11,6 +11,7 @@ from .compiler import SOURCE, Entry, device
 from .rows import INTEGER
 from .screening import PLACE
 from .simd import add_up, lanes, load, load_first, offset, peek, pointer, poke, splat, store, store_first
+from .sweeps import clear
 
 (
     HIDDEN, WEIGHT, BIAS, VALUES, PLACES, COUNTS, TARGETS, TARGET_SCORES, STARTS, LIST_VALUES, LIST_PLACES, SCALES,
@@ -47,17 +48,6 @@ def _add_scaled(out, x, n, factor):
         j += L
     if j < n:
         store_first(out, j, n - j, load_first(out, j, n - j, none) + f * load_first(x, j, n - j, none))
-
-
-@device
-def _zero(out, n):
-    L = lanes(out)
-    j = 0
-    while j + L <= n:
-        store(out, j, splat(out, 0.0))
-        j += L
-    if j < n:
-        store_first(out, j, n - j, splat(out, 0.0))
 
 
 def _entries() -> tuple[Entry, ...]:
@@ -123,7 +113,7 @@ def _entries() -> tuple[Entry, ...]:
         values, places = pointer(peek(job, LIST_VALUES), one), pointer(peek(job, LIST_PLACES), PLACE)
         for r in range(first, last):
             row = offset(out, r * width)
-            _zero(row, width)
+            clear(row, width, False)
             scale = peek(scales, r)
             for k in range(peek(starts, r), peek(starts, r + 1)):
                 _add_scaled(row, offset(weight, int(peek(places, k)) * width), width, scale * peek(values, k))
@@ -172,7 +162,7 @@ def _entries() -> tuple[Entry, ...]:
         for i in range(first, last):
             v = peek(chosen, i) if peek(job, TARGETS) != 0 else i
             row = offset(out, i * width)
-            _zero(row, width)
+            clear(row, width, False)
             total = 0.0
             for at in range(peek(words, v), peek(words, v + 1)):
                 r = int(peek(owner, at))
