@@ -16,17 +16,16 @@ pytest.importorskip("numba")
 
 def _support_without_screening(hidden: Tensor, weight: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
     """(starts, places) of lists that are made of all words, with the same products."""
-    from tsallis.kernels.cpu import linear_calls
+    from tsallis.kernels.output_layer import Kept, OutputLayer
 
     layer = dispatch.sparse_layer("entmax", hidden, "cpu")
-    assert isinstance(layer, linear_calls.OutputLayer)
+    assert isinstance(layer, OutputLayer)
     n, words = len(hidden), len(weight)
-    everything = linear_calls._Kept(
-        torch.zeros(n, words + 16), torch.arange(words + 16, dtype=torch.int32).repeat(n, 1),
-        torch.full((n,), words), words,
-    )  # fmt: skip
+    everything = Kept.nothing(hidden, words, 16)
+    everything.places[:] = torch.arange(words + 16)
+    everything.counts[:] = words
     index = torch.zeros(n, dtype=torch.int64)
-    lists = layer._finished(everything, hidden, weight, None, index, [alpha], 1.0, False, True)
+    lists = layer.finished(everything, hidden, weight, None, index, [alpha], 1.0, False, True)
     return lists.starts, lists.places
 
 

@@ -17,7 +17,7 @@ import inspect, sys
 import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, compile
-from tsallis.kernels.triton import gradients, selection, simplex, steep, steep_gradients
+from tsallis.kernels.triton import gradients, losses, pairs, screening, selection, simplex, steep, steep_gradients
 
 capability = int(sys.argv[1])
 
@@ -26,7 +26,7 @@ def build(kernel, tensors, warps=4, strided=False, **constants):
     for name in inspect.signature(kernel.fn).parameters:
         if name in constants:
             signature[name], fixed[name] = "constexpr", constants[name]
-        elif name in tensors or name in ("rows", "n"):
+        elif name in tensors or name in ("rows", "n", "width", "stride", "columns", "begin", "capacity", "last"):
             signature[name] = tensors.get(name, "i32")
         elif name == "where" and strided:
             signature[name] = ("i32",) * 20
@@ -59,6 +59,25 @@ build(steep_gradients.steep_gradient, {**learned, "dk": "*fp32"}, CAPPED=True, B
 build(selection.kth_largest, types(z="fp64", out="fp64"), B=1024, COMPUTE=tl.float64)
 cut = types(z="bf16", out="bf16", mask="u8", ks="fp32")
 build(selection.keep_largest, cut, B=1024, COMPUTE=tl.float32, strided=True)
+loss = types(z="fp32", p="fp32", scores="fp32", index="i64", loss="fp32", scale="fp32", hit="fp32", dz="fp32")
+summed = types(slope="fp32", far="fp32", mass="fp32", classes="fp32", weight="fp32", smooth="fp32", alpha="fp64")
+for kind in range(3):
+    build(losses.values, loss, KIND=kind, R=4, B=512, COMPUTE=tl.float32)
+build(losses.values, {**loss, **summed}, KIND=2, R=1, B=4096, COMPUTE=tl.float32, warps=8)
+build(losses.gradient, loss, R=4, B=512, COMPUTE=tl.float32)
+build(losses.gradient, {**loss, **summed}, R=1, B=4096, COMPUTE=tl.float32, warps=8)
+kept = types(
+    block="fp32", values="fp32", places="i32", counts="i64", tops="fp32", cuts="fp32", slacks="fp32", alpha="fp64",
+)
+for kind in range(3):
+    build(screening.screen, kept, HALF=False, KIND=kind, B=1024, COMPUTE=tl.float32)
+build(screening.screen, {**kept, "block": "*bf16"}, HALF=True, KIND=1, B=1024, COMPUTE=tl.float32)
+layer = types(
+    hidden="fp32", weight="fp32", bias="fp32", places="i32", values="fp32", counts="i64", source="fp32", out="fp32",
+    begins="i64", ends="i64", factors="fp32", which="i64",
+)
+build(pairs.products, layer, E=16, H=128, COMPUTE=tl.float32)
+build(pairs.sums, layer, E=16, H=128, COMPUTE=tl.float32)
 """
 
 
@@ -70,4 +89,4 @@ def test_every_kernel_becomes_machine_code(capability: int, tmp_path: Path) -> N
         env={**environment, "TRITON_CACHE_DIR": str(tmp_path)}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
-    assert len(done.stdout.splitlines()) == 14
+    assert len(done.stdout.splitlines()) == 26

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from .peers import linear_peers
 from .timing import DTYPES, awaited, device_named, interleaved, keep_pages, memory_of, quartiles, write_json
 
 LOSSES, LAYERS = ((1024, 32000),), ((1024, 512, 32000), (1024, 1024, 128000))
-ALPHAS, SUPPORTS = (1.5, 2.0), (5, 20, 50, None)
+ALPHAS, SUPPORTS = (1.5, 2.0), (5, 20, 50, 0)
 WAYS: dict[str, dict[str, Any]] = {
     "lists": {"method": "lists"},
     "lists, sparse gradient": {"method": "lists", "sparse_grad": True},
@@ -38,7 +38,7 @@ def describe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--shape", action="append", metavar="NxV", help="of scores (repeat for several)")
     parser.add_argument("--layer", action="append", metavar="NxHxV", help="of output layers (repeat for several)")
     parser.add_argument("--alpha", action="append", type=float, help="default 1.5 and 2 (repeat for several)")
-    parser.add_argument("--support", action="append", type=int, help="mean support of layers; default 5, 20, 50, all")
+    parser.add_argument("--support", action="append", type=int, help="mean support of layers, 0: nearly uniform scores")
     parser.add_argument("--device", default="cpu", help="such as cuda")
     parser.add_argument("--dtype", choices=list(DTYPES), default="float32", help="of scores and layers")
     parser.add_argument("--seconds", type=float, default=2.0, help="time spent on each cell (default 2)")
@@ -52,7 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
     layers = [_sizes(x, 3, "--layer") for x in arguments.layer or ()]
     if not (losses or layers):
         losses, layers = list(LOSSES), list(LAYERS)
-    if not _gate():
+    if not _gate(device):
         return 1
     keep_pages()
     print("\ntime, forward + backward, over that of cross-entropy, median [quartiles]: lower is better")
@@ -68,7 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
             (cell for shape in layers for cell in _layer_cells(shape, alpha, arguments.support, device, dtype)),
         )
         for cell in cells:
-            results.append(_measure(*cell, arguments.seconds))
+            results.append(_measure(*cell, arguments.seconds, device))
             print(_line(results[-1]), flush=True)
     if arguments.json:
         write_json(arguments.json, results)
@@ -83,12 +83,12 @@ def _sizes(text: str, count: int, option: str) -> tuple[int, ...]:
     return sizes
 
 
-def _gate() -> bool:
+def _gate(device: torch.device) -> bool:
     """Values and gradients of layers in float32 against autograd through the reference in float64."""
     green = True
     for alpha in (1.3, *ALPHAS):
         for support in (5, None):
-            for name, error in _errors(alpha, support):
+            for name, error in _errors(alpha, support, device):
                 if not error <= TOLERANCE:
                     print(f"gate: {name}, alpha {alpha:g}, support {support}: off by {error:.1e}; no speed is reported")
                     green = False
@@ -96,11 +96,11 @@ def _gate() -> bool:
     return green
 
 
-def _errors(alpha: float, support: int | None) -> Iterator[tuple[str, float]]:
+def _errors(alpha: float, support: int | None, device: torch.device) -> Iterator[tuple[str, float]]:
     """Of each way, relative to the largest."""
     from ..testing.layers import draw_layer
 
-    hidden, weight, target = draw_layer(64, 32, 3000, support, alpha)
+    hidden, weight, target = (x.to(device) for x in draw_layer(64, 32, 3000, support, alpha))
 
     def formula(h: Tensor, w: Tensor) -> Tensor:
         return entmax_loss(h @ w.t(), target, alpha, backend="reference")
@@ -140,12 +140,12 @@ def _loss_cells(shape: tuple[int, ...], alpha: float, device: torch.device, dtyp
 
 
 def _layer_cells(
-    shape: tuple[int, ...], alpha: float, supports: list[int] | None, device: torch.device, dtype: torch.dtype
+    shape: tuple[int, ...], alpha: float, supports: Sequence[int] | None, device: torch.device, dtype: torch.dtype
 ) -> Iterator[Cell]:
     from ..testing.layers import draw_layer
 
     tokens, width, words = shape
-    for support in supports or SUPPORTS:
+    for support in (n or None for n in supports or SUPPORTS):
         drawn = draw_layer(tokens, width, words, support, alpha)
         hidden, weight = (x.to(device, dtype).requires_grad_() for x in drawn[:2])
         target = drawn[2].to(device)
@@ -179,10 +179,10 @@ def _layer_cells(
 
 def _measure(
     facts: dict[str, Any], ours: Callable[[], object], theirs: Callable[[], object], scores: int, kept: int,
-    seconds: float,
+    seconds: float, device: torch.device,
 ) -> dict[str, Any]:  # fmt: skip
     times = interleaved(ours, theirs, seconds)
-    taken = memory_of(ours)
+    taken = memory_of(ours, device)
     return {
         **facts,
         "ratio": quartiles([a / b for a, b in zip(*times, strict=True)]),

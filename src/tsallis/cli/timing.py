@@ -53,16 +53,16 @@ def awaited(action: Callable[[], object], device: torch.device) -> Callable[[], 
     return until_done
 
 
-def memory_of(action: Callable[[], object]) -> int | None:
-    """Bytes by which the process (or the GPU, if there is one) grows at most, results included; None where the system
-    does not say.
+def memory_of(action: Callable[[], object], device: torch.device) -> int | None:
+    """Bytes by which the process (or the GPU, for an action there) grows at most, results included; None where the
+    system does not say.
     """
-    if torch.cuda.is_available():
-        before = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
+    if device.type == "cuda":
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
         kept = action()
         del kept
-        return torch.cuda.max_memory_allocated() - before
+        return torch.cuda.max_memory_allocated(device) - before
     # Pages that malloc keeps are not seen to come and go.
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)

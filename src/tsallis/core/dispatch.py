@@ -136,7 +136,7 @@ class NoLists(NamedTuple):
 class SparseLayer(Protocol):
     """An output layer with its loss, of hidden states (N, h) and a weight (V, h), both contiguous."""
 
-    def half_pays(self) -> bool:
+    def half_pays(self, hidden: Tensor, /) -> bool:
         """Whether it is worth to look for supports in half precision first."""
         ...
 

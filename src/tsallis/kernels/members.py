@@ -16,7 +16,8 @@ what `evaluate` returns.
 A member is a few functions of vectors. ``evaluate(z, top, *arguments)`` gives (value, slope) of entries of rows with
 the largest entry ``top``, from the three numbers that ``arguments`` makes of the rows' state. ``advance`` moves the
 state: (X, Y, error), where the error is that of the row's sum before the move.
-``edge`` is the d below which p = 0. ``weight`` is what the backward pass makes of p.
+``edge`` is the d below which p = 0. ``weight`` is what the backward pass makes of p. ``entropy`` is what an entry adds
+to the entropy, from p, a = alpha - 1 and alpha.
 
 The functions here are compiled by each backend with its own words for what vectors can do: `compiled_with`.
 """
@@ -194,10 +195,23 @@ def tsallis_log_slope(p, a):
     return ell * ell * choose(near, psi_series(choose(near, x, 0.0)), (far * power - (power - 1.0)) / (far * far))
 
 
+def entropy_sparsemax(p, a, alpha):
+    return 0.5 * p * (1.0 - p)
+
+
+def entropy_entmax15(p, a, alpha):
+    return p * (1.0 - root(p)) / 0.75
+
+
+def entropy_power(p, a, alpha):
+    return (0.0 - p) * tsallis_log(choose(p > 0.0, p, 1.0), a) / alpha
+
+
 FUNCTIONS = (
     moved, total, sparsemax_arguments, entmax15_arguments, power_arguments, edge_sparsemax, edge_entmax15, edge_power,
     evaluate_sparsemax, evaluate_entmax15, evaluate_power, advance_sparsemax, advance_entmax15, advance_power,
     accelerate, weight_sparsemax, weight_entmax15, weight_power, tsallis_log, tsallis_log_slope,
+    entropy_sparsemax, entropy_entmax15, entropy_power,
 )  # fmt: skip
 
 

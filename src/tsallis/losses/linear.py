@@ -187,10 +187,10 @@ def _checked(
             "floating hidden states and weight, and class indices",
             "Convert them",
         )
-    if weight.dim() != 2 or not len(weight) or hidden.dim() < 1 or hidden.shape[-1] != weight.shape[1]:
+    if weight.dim() != 2 or not weight.numel() or hidden.dim() < 1 or hidden.shape[-1] != weight.shape[1]:
         raise ShapeError(
             f"hidden of shape {tuple(hidden.shape)} and weight of shape {tuple(weight.shape)}",
-            "(..., h) and (V, h), with a word at least",
+            "(..., h) and (V, h), neither h nor V 0",
             "Check which is which: weight is that of torch.nn.Linear",
         )
     if target.shape != hidden.shape[:-1]:

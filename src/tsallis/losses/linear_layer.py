@@ -14,6 +14,7 @@ from ..core import dispatch, implicit
 from ..core.dispatch import Lists
 from ..core.fused import is_plain
 from ..core.mapping import Mapping
+from ..kernels.output_layer import sparse_rows
 from .cross_entropy import generalised_cross_entropy
 from .fused import by_formula
 
@@ -21,8 +22,10 @@ Number = float | Tensor
 Method = Literal["lists", "screened", "dense"]
 # Vocabularies below this are not worth lists.
 LARGE = 2048
-# Bytes of scores that dense chunks hold at once.
-CHUNK = 2**24
+# Bytes of scores that dense chunks hold at once: little enough for a cache, or enough to keep a GPU busy.
+CHUNK, CHUNK_ELSEWHERE = 2**24, 2**27
+# The fewest tokens of a chunk: with fewer, products spend their time on reading the weight.
+FEWEST = 128
 
 
 @dataclass
@@ -83,7 +86,7 @@ class Layer:
             report.reason = "smoothing leaves words out whose score is -inf"
         else:
             half = hidden.dtype == torch.float32 and (
-                self.method == "screened" or (self.method is None and kernel.half_pays())
+                self.method == "screened" or (self.method is None and kernel.half_pays(hidden))
             )
             found = kernel.lists(hidden, weight, bias, index, params, 1 - self.amount, sloped, half)
             if half and self.method is None and bias is not None and not isinstance(found, Lists):
@@ -132,7 +135,8 @@ def dense(
     g: Tensor | None, wanted: Sequence[bool],
 ) -> tuple[Tensor, Gradients | None, list[Tensor | None]]:  # fmt: skip
     """Losses chunk by chunk; with g, also gradients, and those in the parameters by row."""
-    rows = max(16, CHUNK // (weight.element_size() * max(len(weight), 1)))
+    chunk = CHUNK if hidden.is_cpu else CHUNK_ELSEWHERE
+    rows = max(FEWEST, chunk // (weight.element_size() * max(len(weight), 1)))
     gradients = None if g is None else Gradients(hidden, weight, bias, wanted)
     losses: list[Tensor] = []
     slopes: list[list[Tensor]] = [[] for _ in params]
@@ -216,10 +220,7 @@ class LinearLoss(torch.autograd.Function):
             assert gradients is not None
             dhidden, dweight, dbias = gradients.hidden, gradients.weight, gradients.bias
         if layer.sparse_grad and dweight is not None and not dweight.is_sparse:
-            every = torch.arange(len(dweight), device=dweight.device)
-            dweight = torch.sparse_coo_tensor(
-                every[None], dweight, dweight.shape, is_coalesced=True, check_invariants=False
-            )
+            dweight = sparse_rows(torch.arange(len(dweight), device=dweight.device), dweight, len(dweight))
         return None, dhidden, dweight, dbias, None, *[
             implicit.sum_to(s, x) if s is not None and isinstance(x, Tensor) else None
             for s, x in zip(slopes, params, strict=True)

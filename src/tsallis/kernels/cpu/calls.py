@@ -115,6 +115,11 @@ class Simplex(Fused):
             return NORMMAX, value, alpha
         return (POWER if alpha is not None else {2.0: SPARSEMAX, 1.5: ENTMAX15}.get(value, POWER)), value, alpha
 
+    def member(self, params: Sequence[Number], rows: int) -> tuple[int, float, Tensor | None]:
+        """The same for so many rows, a tensor as one number for each."""
+        kind, value, alpha = self.alpha(params)
+        return kind, value, None if alpha is None else alpha.expand(rows, 1).contiguous()
+
     def forward(
         self,
         z: Tensor,

@@ -24,8 +24,7 @@ class Losses:
     ) -> Sums:
         rows, n = z.shape
         p, _, hits = self.simplex.forward(z, 1, None, params, True)
-        kind, value, alpha = self.simplex.alpha(params)
-        alpha = None if alpha is None else alpha.expand(rows, 1).contiguous()
+        kind, value, alpha = self.simplex.member(params, rows)
         loss, slope, far, mass, count = (
             z.new_empty(rows) if want else None for want in (True, sloped, smooth, smooth, smooth)
         )

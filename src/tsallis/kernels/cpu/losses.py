@@ -14,9 +14,9 @@ from functools import cache
 from typing import Any
 
 from ...core.dispatch import IGNORED, INVALID
-from .arithmetic import choose, root
+from .arithmetic import choose
 from .compiler import SOURCE, Entry, device
-from .members import tsallis_log, tsallis_log_slope
+from .members import members, tsallis_log_slope
 from .rows import BYTE, DOUBLE, INTEGER, fill
 from .simd import (
     INF,
@@ -44,22 +44,11 @@ from .sweeps import CHUNK, clear
 ) = range(17)  # fmt: skip
 
 
-@device
-def _sparsemax_entropy(p, a, alpha):
-    return 0.5 * p * (1.0 - p)
-
-
-@device
-def _entmax15_entropy(p, a, alpha):
-    return p * (1.0 - root(p)) / 0.75
-
-
-@device
-def _power_entropy(p, a, alpha):
-    return (0.0 - p) * tsallis_log(choose(p > 0.0, p, 1.0), a) / alpha
-
-
-ENTROPIES = {SPARSEMAX: _sparsemax_entropy, ENTMAX15: _entmax15_entropy, POWER: _power_entropy}
+ENTROPIES = {
+    SPARSEMAX: members.entropy_sparsemax,
+    ENTMAX15: members.entropy_entmax15,
+    POWER: members.entropy_power,
+}
 
 
 @device

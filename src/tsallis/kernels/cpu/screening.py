@@ -17,6 +17,7 @@ import numpy as np
 from llvmlite import ir
 from numba.core import types
 
+from ..output_layer import FEW, FULL, HALF_ULP, SPOILT
 from .arithmetic import greater, like, unordered
 from .compiler import SOURCE, Entry, device
 from .long import CLOSE, GUESSES, make_long
@@ -54,13 +55,7 @@ from .tiles import tile
     BLOCK, VALUES, PLACES, COUNTS, TOPS, CUTS, SLACKS, ALPHA, TARGET_SCORES, LOSSES, SLOPES, WORK,
     COLUMNS, START, CAPACITY, LAST, TARGETS,
 ) = range(17)  # fmt: skip
-# What is said of a row instead of a number of entries: there are more than there is room for; it is not finite.
-FULL, SPOILT = -1, -2
-# Half precision is rounded to 8 bits.
-HALF_ULP = 2.0**-8
 PLACE, HALF = np.int32(0), np.uint16(0)
-# From so many entries on, a row whose entries have grown by a third is looked through again.
-FEW = 48
 
 
 @intrinsic
@@ -86,9 +81,9 @@ def scratch(capacity, L):
 
 
 @device
-def floor(top, alpha):
-    """Where an entry is zero whatever the others are."""
-    return top - 1.0 / (alpha - 1.0) if alpha > 1.0 else -INF
+def floor(top, alpha, numbers):
+    """Where an entry is zero whatever the others are; lower by some units in the last place."""
+    return top - 1.0 / (alpha - 1.0) - 4.0 * epsilon(numbers) * abs(top) if alpha > 1.0 else -INF
 
 
 def _make_edge(kind: int) -> Any:
@@ -189,7 +184,7 @@ def screen(kind: int, half: bool) -> Entry:
                 if solved and -INF < top < INF:
                     cut = edge_among(buffer, L, top, scale, exponent)
             slack = peek(slacks, r)
-            cut = max(cut, floor(top, alpha))
+            cut = max(cut, floor(top, alpha, tops))
             margin = margin_of(slack, top, cut)
             low, before, bad = splat(tops, cut - margin), count, unordered(splat(tops, 0.0), splat(tops, 0.0))
             for j in range(0, columns, L):
@@ -210,7 +205,7 @@ def screen(kind: int, half: bool) -> Entry:
                     if v > cut - margin and count >= 0:
                         if v > top:
                             top = v
-                            cut = max(cut, floor(top, alpha))
+                            cut = max(cut, floor(top, alpha, tops))
                             margin = margin_of(slack, top, cut)
                         if count == capacity:
                             count, cut = tighten(values, places, count, top, cut, margin, scale, exponent, solved)

@@ -29,9 +29,9 @@ def _supports(signature: Signature) -> str | None:
 def offer_all() -> None:
     """Add every kernel of this folder."""
     add = partial(offer, backend="triton", priority=5, supports=_supports, module="calls")
-    add("sparsemax", kind="Simplex", alpha=2.0)
-    add("entmax15", kind="Simplex", alpha=1.5)
-    add("entmax", kind="Simplex")
+    add("sparsemax", kind="Simplex", loss="Losses", alpha=2.0)
+    add("entmax15", kind="Simplex", loss="Losses", alpha=1.5)
+    add("entmax", kind="Simplex", loss="Losses", layer="OutputLayer")
     add("normmax", kind="Simplex", norm=True)
     add("budget", kind="Budget")
     add("topk_sparsemax", kind="Topk")

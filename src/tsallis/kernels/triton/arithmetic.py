@@ -144,13 +144,14 @@ members = compiled_with(
 (
     sparsemax_arguments, entmax15_arguments, power_arguments, edge_sparsemax, edge_entmax15, edge_power,
     evaluate_sparsemax, evaluate_entmax15, evaluate_power, advance_sparsemax, advance_entmax15, advance_power,
-    weight_sparsemax, weight_entmax15, weight_power, accelerate, tsallis_log_slope,
+    weight_sparsemax, weight_entmax15, weight_power, entropy_sparsemax, entropy_entmax15, entropy_power, accelerate,
+    tsallis_log_slope,
 ) = (
     members.sparsemax_arguments, members.entmax15_arguments, members.power_arguments, members.edge_sparsemax,
     members.edge_entmax15, members.edge_power, members.evaluate_sparsemax, members.evaluate_entmax15,
     members.evaluate_power, members.advance_sparsemax, members.advance_entmax15, members.advance_power,
-    members.weight_sparsemax, members.weight_entmax15, members.weight_power, members.accelerate,
-    members.tsallis_log_slope,
+    members.weight_sparsemax, members.weight_entmax15, members.weight_power, members.entropy_sparsemax,
+    members.entropy_entmax15, members.entropy_power, members.accelerate, members.tsallis_log_slope,
 )  # fmt: skip
 
 SPARSEMAX, ENTMAX15, POWER, NORMMAX = (tl.constexpr(i) for i in range(4))
@@ -204,3 +205,13 @@ def weight(p, alpha, KIND: tl.constexpr):
         return weight_entmax15(p, alpha)
     else:
         return weight_power(p, alpha)
+
+
+@triton.jit
+def entropy(p, a, alpha, KIND: tl.constexpr):
+    if KIND == SPARSEMAX:
+        return entropy_sparsemax(p, a, alpha)
+    elif KIND == ENTMAX15:
+        return entropy_entmax15(p, a, alpha)
+    else:
+        return entropy_power(p, a, alpha)

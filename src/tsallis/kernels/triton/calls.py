@@ -152,6 +152,11 @@ class Simplex(Fused):
         special = {2.0: SPARSEMAX.value, 1.5: ENTMAX15.value}
         return POWER.value if alpha is not None else special.get(value, POWER.value), (value, alpha)
 
+    def member(self, params: Sequence[Number], z: Tensor) -> tuple[int, float, Tensor | None]:
+        """(member, alpha if all rows z have the same, else one number for each)."""
+        kind, (value, alpha) = self._alpha(params, z)
+        return kind, value, None if alpha is None else alpha.expand(len(z), 1).contiguous()
+
     def solve(self, task: Task) -> None:
         z, dim, mask, params, p, full, threshold = task
         kind, (value, alpha) = self._alpha(params, z)

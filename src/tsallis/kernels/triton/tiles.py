@@ -46,6 +46,15 @@ def parameter(number, tensor, where, which: tl.constexpr, row, live):
 
 
 @triton.jit
+def number_of(number, tensor, row, live):
+    """A parameter of each row, in float64: a number, or one after the other in a tensor."""
+    if tensor is None:
+        return tl.full(row.shape, number, tl.float64)
+    else:
+        return tl.load(tensor + row, mask=live, other=1).to(tl.float64)
+
+
+@triton.jit
 def load_scores(z, mask, where, row, live, j, n):
     """Entries j of rows, -inf where there are none or the mask says False."""
     at, step = place(where, SCORES, row, n)
