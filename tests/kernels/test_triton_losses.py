@@ -149,6 +149,10 @@ def test_float64_and_sparse_gradients(method: str) -> None:
     got, expected, report = _layer([hidden, weight], target, False, 1.5, method=method, sparse_grad=True)
     assert report.path == "lists"
     _assert_close(got, expected, 1e-10)
+    # Targets outside of their supports.
+    target = (hidden @ weight.t()).argmin(1)
+    got, expected, _ = _layer([hidden, weight], target, False, 1.5, method=method, label_smoothing=0.1)
+    _assert_close(got, expected, 1e-10)
     bias = torch.zeros(2100)
     inputs = [hidden.float(), weight.float(), bias]
     dense, sparse = (

@@ -6,7 +6,8 @@ Backends look at blocks of scores, solve what was kept, and sum gradients; what 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from time import perf_counter
@@ -29,6 +30,8 @@ FEW = 48
 # do not pay.
 DENSE, MOST_DENSE = 1 / 16, 1 / 16
 LEAST_ROOM = 512
+# Bytes of lists that are made room for at once.
+ROOM = 2**29
 # Products in half precision must take less than this of what those in full precision take.
 WORTH = 0.6
 
@@ -123,35 +126,41 @@ class OutputLayer(ABC):
         self, hidden: Tensor, weight: Tensor, bias: Tensor | None, index: Tensor, params: Sequence[Number],
         share: float, sloped: bool, half: bool,
     ) -> Lists | NoLists:  # fmt: skip
+        capacity = max(LEAST_ROOM, int(len(weight) * DENSE))
         parts = []
-        for begin in range(0, len(hidden), self.tokens):
-            chosen = slice(begin, begin + self.tokens)
+        for chosen in self._slices(hidden, self.tokens, capacity):
             own = some_of(params, chosen)
-            part = self._part(hidden[chosen], weight, bias, index[chosen], own, share, sloped, half)
+            part = self._part(hidden[chosen], weight, bias, index[chosen], own, share, sloped, half, capacity)
             if isinstance(part, NoLists):
                 return part
             parts.append(part)
         return parts[0] if len(parts) == 1 else joined(parts)
 
+    def _slices(self, hidden: Tensor, most: int, capacity: int) -> list[slice]:
+        """Tokens that there is room for together."""
+        pair = hidden.element_size() + 4
+        step = max(1, min(most, ROOM // (pair * (capacity + self.spare(hidden)))))
+        return [slice(begin, begin + step) for begin in range(0, len(hidden), step)]
+
     def _part(
         self, hidden: Tensor, weight: Tensor, bias: Tensor | None, index: Tensor, params: Sequence[Number],
-        share: float, sloped: bool, half: bool,
+        share: float, sloped: bool, half: bool, capacity: int,
     ) -> Lists | NoLists:  # fmt: skip
         n = len(hidden)
-        capacity = max(LEAST_ROOM, int(len(weight) * DENSE))
         kept = self._kept(hidden, weight, bias, params, capacity, half, int(n * MOST_DENSE))
         if isinstance(kept, NoLists):
             return kept
         lists = self.finished(kept, hidden, weight, bias, index, params, share, sloped, half)
         full = (kept.counts == FULL).nonzero().squeeze(1)
-        if len(full):
-            # Few rows: once more, with room for everything.
-            own, rows = some_of(params, full), hidden[full].contiguous()
-            again = self._kept(rows, weight, bias, own, len(weight), False, len(full))
+        # Few rows: once more, with room for everything.
+        for part in self._slices(hidden[full], n, len(weight)):
+            chosen = full[part]
+            own, rows = some_of(params, chosen), hidden[chosen]
+            again = self._kept(rows, weight, bias, own, len(weight), False, len(rows))
             if isinstance(again, NoLists):
                 return again
-            more = self.finished(again, rows, weight, bias, index[full].contiguous(), own, share, sloped, False)
-            lists = merged(lists, more, full)
+            more = self.finished(again, rows, weight, bias, index[chosen], own, share, sloped, False)
+            lists = merged(lists, more, chosen)
         return lists
 
     def _kept(
@@ -174,10 +183,11 @@ class OutputLayer(ABC):
                 kept.slacks = slack.after(full_right, right)
                 shift = None if shift is None else shift.bfloat16()
             block = buffer[: n * len(right)].view(n, len(right))
-            if shift is None:
-                torch.mm(left, right.t(), out=block)
-            else:
-                torch.addmm(shift, left, right.t(), out=block)
+            with summed_in_full(left.device):
+                if shift is None:
+                    torch.mm(left, right.t(), out=block)
+                else:
+                    torch.addmm(shift, left, right.t(), out=block)
             self.screen(kept, block, begin, end == len(weight), hidden, params)
             full, spoilt = torch.stack([(kept.counts == FULL).sum(), (kept.counts == SPOILT).sum()]).tolist()
             if full > most_full:
@@ -185,6 +195,21 @@ class OutputLayer(ABC):
             if spoilt:
                 return NoLists("scores that are NaN or infinite")
         return kept
+
+
+@contextmanager
+def summed_in_full(device: torch.device) -> Iterator[None]:
+    """Products in half precision are summed in float32 to the end; cuBLAS may otherwise add up parts in bfloat16."""
+    flags = torch.backends.cuda.matmul
+    before = flags.allow_bf16_reduced_precision_reduction
+    if device.type != "cuda" or not before:
+        yield
+        return
+    flags.allow_bf16_reduced_precision_reduction = False
+    try:
+        yield
+    finally:
+        flags.allow_bf16_reduced_precision_reduction = before
 
 
 class Slack:
@@ -197,7 +222,8 @@ class Slack:
         self._part = part
         self._length = torch.linalg.vector_norm(wide, dim=1)
         self._lost = torch.linalg.vector_norm(hidden - wide, dim=1)
-        self._lost += self._length * (1.1 * hidden.shape[1] * 2.0**-24)
+        # Some hardware cuts sums off where it should round them.
+        self._lost += self._length * (1.1 * hidden.shape[1] * 2.0**-23)
         self._word = self._lost_word = self._shift = hidden.new_zeros(())
         if bias is not None:
             # Words that are ruled out by -inf stay so.

@@ -70,9 +70,10 @@ def linear_entmax_loss(
         label_smoothing: in [0, 1]; the target becomes (1 - eps) e_y + eps/V.
         sparse_grad: whether the gradient of the weight is a sparse tensor of the rows touched, for
             `torch.optim.SparseAdam`.
-        method: "lists" (keep the support, scores in full precision), "screened" (find candidates in bfloat16, with a
-            proven bound on its error, and recompute them), "dense" (chunks of all scores), or None, which chooses
-            lists where there are zeros, screened if this machine multiplies bfloat16 faster.
+        method: "lists" (keep the support; scores are as `torch.mm` makes them, on a GPU in TF32 where that is allowed),
+            "screened" (find candidates in bfloat16, with a proven bound on its error, and recompute them), "dense"
+            (chunks of all scores), or None, which chooses lists where there are zeros, screened if this machine
+            multiplies bfloat16 faster.
         backend: as in `entmax`.
         return_report: whether to return (loss, `LinearReport`), which says what was done and why.
 
@@ -90,8 +91,8 @@ def linear_entmax_loss(
 
     Complexity:
         one product of N x V x h, in blocks; the gradients N x (support) x h. Memory: a block of scores, lists of at
-        most V/16 words for each of 2048 targets at a time, and the supports. One graph break under `torch.compile`: the
-        size of lists depends on values.
+        most V/16 words for each of 2048 targets (8192 on a GPU) at a time, and the supports. One graph break under
+        `torch.compile`: the size of lists depends on values.
 
     Example:
         >>> import torch, tsallis as ts

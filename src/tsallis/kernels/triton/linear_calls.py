@@ -72,7 +72,7 @@ class OutputLayer(output_layer.OutputLayer):
         # already, and ends with 0: what cancels must not leave its rounding.
         used = p > 0
         hit &= used
-        rest = torch.where(hit.any(1), 0.0, -share).to(p.dtype)
+        rest = p.new_full((len(p),), -share).masked_fill_(hit.any(1), 0.0)
         used = torch.cat([used, used.new_ones(len(p), 1)], 1)
         starts = torch.cat([counts.new_zeros(1), used.sum(1).cumsum(0)])
         values = torch.cat([torch.where(hit, p - share, p), rest.unsqueeze(1)], 1)[used]

@@ -30,7 +30,7 @@ def unit(COMPUTE: tl.constexpr):
 @triton.jit
 def floor(top, alpha, COMPUTE: tl.constexpr):
     """Where an entry is zero whatever the others are; lower by some units in the last place."""
-    a = alpha.to(COMPUTE) - 1.0
+    a = (alpha - 1.0).to(COMPUTE)
     return tl.where(a > 0.0, top - 1.0 / tl.where(a > 0.0, a, 1.0) - tl.abs(top) * (4.0 * unit(COMPUTE)), -INF)
 
 
