@@ -2,7 +2,8 @@
 
 from importlib.metadata import version as _version
 
-from . import latent, nn
+from . import attention, latent, nn
+from .attention import entmax_attention
 from .core.api import explain_backend, solve
 from .core.registry import register
 from .core.settings import debug_checks, use_backend
@@ -13,11 +14,13 @@ __version__ = _version("tsallis")
 
 __all__ = [
     "__version__",
+    "attention",
     "budget",
     "debug_checks",
     "entmax",
     "entmax15",
     "entmax15_loss",
+    "entmax_attention",
     "entmax_loss",
     "explain_backend",
     "fenchel_young_loss",

@@ -82,3 +82,14 @@ def test_words_that_are_ruled_out(method: Any) -> None:
         _assert_close([loss[finite], *got], [expected[finite], *wanted], 1e-5)
     bias.fill_(-torch.inf)
     assert ts.linear_entmax_loss(hidden, weight, target, bias, method=method).isnan()
+
+
+@needs_numba
+@pytest.mark.parametrize("method", METHODS)
+def test_tied_inputs_of_a_differentiable_backward_pass(method: Any) -> None:
+    _, weight, target = draw_layer(24, 16, 3000, 5)
+    weight = weight.double().requires_grad_()
+    loss = ts.linear_entmax_loss(weight[torch.arange(24)] * 2, weight, target, method=method)
+    plain = torch.autograd.grad(loss, weight, retain_graph=True)[0]
+    again = torch.autograd.grad(loss, weight, create_graph=True)[0]
+    assert torch.allclose(again.detach(), plain, atol=1e-10)

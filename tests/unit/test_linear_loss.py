@@ -308,6 +308,7 @@ model = torch.nn.parallel.DistributedDataParallel(layer)
 model(hidden[half], target[half]).backward()
 whole = torch.autograd.grad(ts.linear_entmax_loss(hidden, layer.weight, target), layer.weight)[0]
 assert torch.allclose(layer.weight.grad, whole, atol=1e-7), (layer.weight.grad - whole).abs().max()
+dist.barrier()
 dist.destroy_process_group()
 """
 

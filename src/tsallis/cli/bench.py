@@ -8,6 +8,7 @@ from importlib import import_module
 # Each is a module ``bench_<suite>`` with `describe(parser)` and `run(arguments) -> exit status`.
 SUITES = {
     "mappings": "mappings beside torch.softmax and the entmax package",
+    "attention": "entmax_attention beside scaled_dot_product_attention",
     "losses": "losses beside cross_entropy, and the sparse output layer beside a linear layer with it",
 }
 

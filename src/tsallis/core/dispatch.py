@@ -158,11 +158,52 @@ class SparseLayer(Protocol):
         ...
 
 
+class SparseAttention(Protocol):
+    """Attention whose queries keep lists of the keys they attend to. A row is a query of a head, counted as in a
+    contiguous q (B, Hq, Nq, d); k and v are contiguous too.
+    """
+
+    def begin(self, rows: int, like: Tensor, /) -> Any:
+        """No lists for so many rows."""
+        ...
+
+    def add(self, lists: Any, p: Tensor, kept: Tensor | None, first: int, shift: int, most: int, /) -> int | None:
+        """List p (n, m), as a `FusedKernel` gives it, of the rows from ``first`` on, its first column being key
+        ``shift``. Returns the number of entries; None if there are more than ``most``, which are not listed.
+        """
+        ...
+
+    def forget(self, lists: Any, first: int, rows: int, /) -> None:
+        """Have no lists for these rows."""
+        ...
+
+    def packed(self, lists: Any, /) -> tuple[list[Tensor], Any]:
+        """Tensors for autograd to keep, and what is left of the lists without them."""
+        ...
+
+    def unpacked(self, lists: Any, tensors: Sequence[Tensor], /) -> Any:
+        """The lists of both, wherever the tensors are now."""
+        ...
+
+    def average(self, lists: Any, v: Tensor, out: Tensor, first: int, rows: int, /) -> None:
+        """Write the rows of ``out`` (B, Hq, Nq, dv): sums of p times v."""
+        ...
+
+    def gradients(
+        self, lists: Any, q: Tensor, k: Tensor, v: Tensor, g: Tensor, out: Sequence[Tensor], slopes: Tensor | None,
+        params: Sequence[float | Tensor], scale: float, /,
+    ) -> None:  # fmt: skip
+        """Write the listed rows of dq and, if asked for, of the slopes in alpha; add to dk and dv: ``out`` holds the
+        three.
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class Kernel:
     """One way to compute a mapping. ``supports`` returns None, or the reason why it cannot; ``fused`` (a function that
     makes it, called once) serves plain eager calls without detours, ``loss`` those of generalised cross-entropy,
-    ``layer`` those of an output layer with it.
+    ``layer`` those of an output layer with it, ``attention`` those of attention with lists.
     """
 
     backend: str
@@ -172,6 +213,7 @@ class Kernel:
     fused: Callable[[], FusedKernel] | None = None
     loss: Callable[[], FusedLoss] | None = None
     layer: Callable[[], SparseLayer] | None = None
+    attention: Callable[[], SparseAttention] | None = None
 
 
 @dataclass(frozen=True)
@@ -229,6 +271,11 @@ def fused_loss(mapping: str, z: Tensor, backend: str | None) -> FusedLoss | None
 def sparse_layer(mapping: str, z: Tensor, backend: str | None) -> SparseLayer | None:
     """The same for an output layer."""
     return _form(mapping, z, backend, "layer")
+
+
+def sparse_attention(mapping: str, z: Tensor, backend: str | None) -> SparseAttention | None:
+    """The same for attention."""
+    return _form(mapping, z, backend, "attention")
 
 
 def _form(mapping: str, z: Tensor, backend: str | None, form: str) -> Any:

@@ -7,7 +7,7 @@ it after all, it uses the formula of `implicit`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -102,3 +102,19 @@ def call(
         if wanted:
             return Fused.apply(mapping, kernel, z, dim, mask, *params)  # pyright: ignore[reportReturnType]
     return kernel.forward(z, dim, mask, params, False)[0]
+
+
+def through_formula(
+    formula: Callable[..., Tensor], g: Tensor, inputs: Sequence[Number | None], wanted: Sequence[bool]
+) -> tuple[Tensor | None, ...]:
+    """The wanted gradients of a backward pass through autograd, differentiable if the pass is to be. The formula is a
+    function of the inputs.
+    """
+    again = torch.is_grad_enabled()
+    with torch.enable_grad():
+        # Inputs may be one tensor, or made of each other: each gets a place of its own to end at.
+        own = [x.view_as(x) if want and isinstance(x, Tensor) else x for x, want in zip(inputs, wanted, strict=True)]
+        found = formula(*own)
+    moving = [x for x, want in zip(own, wanted, strict=True) if want and isinstance(x, Tensor)]
+    grads = iter(torch.autograd.grad(found, moving, g, create_graph=again))
+    return tuple(next(grads) if want else None for want in wanted)

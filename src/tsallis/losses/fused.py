@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..core import dispatch, implicit
 from ..core.dispatch import IGNORED, INVALID, FusedLoss
-from ..core.fused import is_plain
+from ..core.fused import is_plain, through_formula
 from ..core.mapping import Mapping
 from ..core.params import as_number_or_rows
 from ..core.settings import DEBUG
@@ -60,8 +60,8 @@ class Fused(torch.autograd.Function):
         params = [next(rest) if x is None else x for x in values]
         wanted = ctx.needs_input_grad
         if torch.is_grad_enabled() or not is_plain(g):
-            return None, None, None, None, *by_formula(
-                lambda: formula(z, index, params), g, (z, index, *params), wanted[4:]
+            return None, None, None, None, *through_formula(
+                lambda z, index, *params: formula(z, index, params), g, (z, index, *params), wanted[4:]
             )  # fmt: skip
         dz = None
         if wanted[4]:
@@ -72,18 +72,6 @@ class Fused(torch.autograd.Function):
             for want, x in zip(wanted[6:], params, strict=True)
         ]
         return None, None, None, None, dz, None, *slopes
-
-
-def by_formula(
-    losses: Callable[[], Tensor], g: Tensor, inputs: Sequence[Number | None], wanted: Sequence[bool]
-) -> tuple[Tensor | None, ...]:
-    """The wanted gradients through autograd, differentiable if the backward pass is to be."""
-    again = torch.is_grad_enabled()
-    with torch.enable_grad():
-        found = losses()
-    moving = [x for x, want in zip(inputs, wanted, strict=True) if want and isinstance(x, Tensor)]
-    grads = iter(torch.autograd.grad(found, moving, g, create_graph=again))
-    return tuple(next(grads) if want else None for want in wanted)
 
 
 def short_way(

@@ -12,11 +12,10 @@ from torch.nn import functional
 
 from ..core import dispatch, implicit
 from ..core.dispatch import Lists
-from ..core.fused import is_plain
+from ..core.fused import is_plain, through_formula
 from ..core.mapping import Mapping
 from ..kernels.output_layer import sparse_rows
 from .cross_entropy import generalised_cross_entropy
-from .fused import by_formula
 
 Number = float | Tensor
 Method = Literal["lists", "screened", "dense"]
@@ -201,11 +200,12 @@ class LinearLoss(torch.autograd.Function):
         params = [next(rest) if x is None else x for x in ctx.params]
         wanted = [*ctx.needs_input_grad[1:4], *ctx.needs_input_grad[5:]]
         if torch.is_grad_enabled() or not is_plain(g):
-            return None, *by_formula(
-                lambda: layer.whole(hidden, weight, bias, index, params), g, (hidden, weight, bias, index, *params),
-                [*wanted[:3], False, *wanted[3:]],
+            return None, *through_formula(
+                lambda hidden, weight, bias, index, *params: layer.whole(hidden, weight, bias, index, params), g,
+                (hidden, weight, bias, index, *params), [*wanted[:3], False, *wanted[3:]],
             )  # fmt: skip
-        g = g.contiguous()
+        # Hooks on saved tensors may have laid them out otherwise.
+        g, hidden, weight = g.contiguous(), hidden.contiguous(), weight.contiguous()
         if ctx.found is not None:
             dhidden, dweight, dbias, slopes = _from_lists(ctx.found, layer, g, hidden, weight, bias, index, wanted)
         else:

@@ -4,10 +4,21 @@ itself.
 
 from ..core import registry as _registry
 from .alpha import Alpha
+from .attention import MultiheadAttention, TransformerDecoderLayer, TransformerEncoderLayer
 from .losses import EntmaxLoss, FenchelYoungLoss, LinearEntmaxLoss
 from .mapping import MappingModule, module_class
 
-__all__ = ["Alpha", "EntmaxLoss", "FenchelYoungLoss", "LinearEntmaxLoss", "MappingModule", "module_class"]
+__all__ = [
+    "Alpha",
+    "EntmaxLoss",
+    "FenchelYoungLoss",
+    "LinearEntmaxLoss",
+    "MappingModule",
+    "MultiheadAttention",
+    "TransformerDecoderLayer",
+    "TransformerEncoderLayer",
+    "module_class",
+]
 
 
 def _by_class_name() -> dict[str, str]:

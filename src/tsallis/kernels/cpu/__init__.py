@@ -39,7 +39,7 @@ def offer_all() -> None:
     add = partial(offer, backend="cpu", priority=10, supports=_supports)
     add("sparsemax", module="calls", kind="Simplex", loss="Losses", alpha=2.0)
     add("entmax15", module="calls", kind="Simplex", loss="Losses", alpha=1.5)
-    add("entmax", module="calls", kind="Simplex", loss="Losses", layer="OutputLayer")
+    add("entmax", module="calls", kind="Simplex", loss="Losses", layer="OutputLayer", attention="Attention")
     add("normmax", module="calls", kind="Simplex", norm=True)
     add("budget", module="selection_calls", kind="Budget")
     add("topk_sparsemax", module="selection_calls", kind="Topk")

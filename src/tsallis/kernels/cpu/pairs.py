@@ -21,7 +21,7 @@ from .sweeps import clear
 
 
 @device
-def _dot(x, y, n):
+def dot(x, y, n):
     L = lanes(x)
     a, b, c, d = splat(x, 0.0), splat(x, 0.0), splat(x, 0.0), splat(x, 0.0)
     j = 0
@@ -38,7 +38,7 @@ def _dot(x, y, n):
 
 
 @device
-def _add_scaled(out, x, n, factor):
+def add_scaled(out, x, n, factor):
     """out += factor x."""
     L = lanes(out)
     f, none = splat(out, factor), splat(out, 0.0)
@@ -66,14 +66,14 @@ def _entries() -> tuple[Entry, ...]:
         L = lanes(hidden)
         for r in range(first, last):
             e, y = offset(hidden, r * width), peek(targets, r)
-            total = _dot(e, offset(weight, y * width), width)
+            total = dot(e, offset(weight, y * width), width)
             poke(scores, r, total + peek(bias, y) if biased else total)
             if peek(job, COUNTS) != 0:
                 values = offset(pointer(peek(job, VALUES), one), r * (capacity + L))
                 places = offset(pointer(peek(job, PLACES), PLACE), r * (capacity + L))
                 for k in range(peek(counts, r)):
                     v = int(peek(places, k))
-                    total = _dot(e, offset(weight, v * width), width)
+                    total = dot(e, offset(weight, v * width), width)
                     poke(values, k, total + peek(bias, v) if biased else total)
 
     def flatten(job_at, value, other, one, first, last, chunk):
@@ -116,7 +116,7 @@ def _entries() -> tuple[Entry, ...]:
             clear(row, width, False)
             scale = peek(scales, r)
             for k in range(peek(starts, r), peek(starts, r + 1)):
-                _add_scaled(row, offset(weight, int(peek(places, k)) * width), width, scale * peek(values, k))
+                add_scaled(row, offset(weight, int(peek(places, k)) * width), width, scale * peek(values, k))
 
     def sort(job_at, value, other, one, first, last, chunk):
         """WORDS = where each word's pairs start, ORDER = the pairs sorted by word, TOKENS = whose they are."""
@@ -167,7 +167,7 @@ def _entries() -> tuple[Entry, ...]:
             for at in range(peek(words, v), peek(words, v + 1)):
                 r = int(peek(owner, at))
                 factor = peek(scales, r) * peek(values, int(peek(order, at)))
-                _add_scaled(row, offset(hidden, r * width), width, factor)
+                add_scaled(row, offset(hidden, r * width), width, factor)
                 total += factor
             if peek(job, OUT_BIAS) != 0:
                 poke(out_bias, i, total)
