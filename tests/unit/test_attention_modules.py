@@ -187,6 +187,32 @@ def test_two_layers_compile_to_one_graph_and_train() -> None:
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
+def test_heads_are_watched_while_a_model_runs() -> None:
+    layer = ts.nn.TransformerEncoderLayer(8, 2, 16, dropout=0.5, batch_first=True, alpha=2.0)
+    encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+    x, padding = 3 * torch.randn(3, 5, 8), torch.zeros(3, 5, dtype=torch.bool)
+    padding[1, 3:] = True
+    later = torch.ones(5, 5, dtype=torch.bool).triu(1)
+    before = encoder.eval()(x, later, padding)
+    with ts.nn.watch_heads(encoder, offsets=(-1, 1)) as statistics:
+        assert torch.equal(encoder(x, later, padding), before)
+        encoder(x[:1], later)
+    encoder(x)
+    assert list(statistics) == ["layers.0.self_attn", "layers.1.self_attn"]
+    weights = encoder.layers[0].self_attn(x, x, x, padding, attn_mask=later, average_attn_weights=False)[1]
+    again = encoder.layers[0].self_attn(x[:1], x[:1], x[:1], attn_mask=later, average_attn_weights=False)[1]
+    expected = ts.attention.HeadStatistics((-1, 1))
+    expected.update(weights, ~later & ~padding[:, None, None] & ~padding[:, None, :, None])
+    expected.update(again, ~later)
+    got, wanted = statistics["layers.0.self_attn"].report(), expected.report()
+    assert got.queries == wanted.queries == 18
+    torch.testing.assert_close(got.density, wanted.density)
+    torch.testing.assert_close(got.positional[-1], wanted.positional[-1])
+    assert got.positional[1].isnan().all()
+    with pytest.raises(ParameterError, match="MultiheadAttention"), ts.nn.watch_heads(nn.Linear(2, 2)):
+        pass
+
+
 _DISTRIBUTED = """
 import sys, torch, torch.distributed as dist, tsallis as ts
 rank, address = int(sys.argv[1]), sys.argv[2]

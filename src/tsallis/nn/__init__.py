@@ -7,6 +7,7 @@ from .alpha import Alpha
 from .attention import MultiheadAttention, TransformerDecoderLayer, TransformerEncoderLayer
 from .losses import EntmaxLoss, FenchelYoungLoss, LinearEntmaxLoss
 from .mapping import MappingModule, module_class
+from .watch import watch_heads
 
 __all__ = [
     "Alpha",
@@ -18,6 +19,7 @@ __all__ = [
     "TransformerDecoderLayer",
     "TransformerEncoderLayer",
     "module_class",
+    "watch_heads",
 ]
 
 

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..attention import entmax_attention
-from ..attention.formula import average, probabilities
-from ..attention.inputs import checked
+from ..attention import HeadStatistics, entmax_attention
+from ..attention.formula import average, kept, probabilities
+from ..attention.inputs import Heads, checked
 from ..core.errors import ParameterError, ShapeError
 from .alpha import Alpha
 from .mapping import ParameterHolder
@@ -79,32 +79,18 @@ class MultiheadAttention(nn.MultiheadAttention, ParameterHolder):
         """As `torch.nn.MultiheadAttention`; with need_weights all scores are held. is_causal needs no attn_mask here,
         and takes the place of one.
         """
-        batched = query.dim() == 3
-        if not batched and query.dim() != 2:
-            raise ShapeError(f"query of shape {tuple(query.shape)}", "(N, L, E), (L, N, E) or (L, E)", "Reshape it")
-        q, k, v = (x if batched else x.unsqueeze(0) for x in (query, key, value))
-        if batched and not self.batch_first:
-            q, k, v = (x.transpose(0, 1) for x in (q, k, v))
-        keys = k.shape[1]
-        q, k, v = self._projected(q, k, v)
-        mask = None if is_causal else attn_mask
-        if is_causal and k.shape[2] > keys:
-            # Added keys are for all queries.
-            mask = torch.ones(q.shape[2], keys, dtype=torch.bool, device=q.device).triu(1)
-            is_causal = False
-        mask = self._mask(key_padding_mask, mask, q, keys, k.shape[2])
-        dropout = self.dropout if self.training else 0.0
-        alpha = self.held()["alpha"]
+        q, k, v, mask, causal = self._prepared(query, key, value, key_padding_mask, attn_mask, is_causal)
+        dropout, batched = self.dropout if self.training else 0.0, query.dim() == 3
         if need_weights:
             with torch.autocast(q.device.type, enabled=False):
-                heads = checked(q, k, v, mask, dropout, is_causal, None, False, alpha, None, None)
+                heads = self._heads(q, k, v, mask, causal)
                 weights = functional.dropout(probabilities(heads, None), dropout)
                 out, weights = average(weights, heads).to(q.dtype), weights.to(q.dtype)
             if average_attn_weights:
                 weights = weights.mean(1)
             weights = weights if batched else weights.squeeze(0)
         else:
-            out, weights = entmax_attention(q, k, v, mask, dropout, is_causal, alpha=alpha), None
+            out, weights = entmax_attention(q, k, v, mask, dropout, causal, alpha=self.held()["alpha"]), None
         out = self.out_proj(out.transpose(1, 2).flatten(2))
         if not batched:
             out = out.squeeze(0)
@@ -112,14 +98,60 @@ class MultiheadAttention(nn.MultiheadAttention, ParameterHolder):
             out = out.transpose(0, 1)
         return out, weights
 
-    def _projected(self, q: Tensor, k: Tensor, v: Tensor) -> list[Tensor]:
+    def _heads(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Heads:
+        return checked(q, k, v, mask, 0.0, causal, None, False, self.held()["alpha"], None, None)
+
+    @torch.no_grad()
+    def observe(
+        self, statistics: HeadStatistics, query: Tensor, key: Tensor, value: Tensor,
+        key_padding_mask: Tensor | None = None, need_weights: bool = True, attn_mask: Tensor | None = None,
+        average_attn_weights: bool = True, is_causal: bool = False,
+    ) -> None:  # fmt: skip
+        """Add the weights of a forward pass, before dropout, to statistics; arguments as there. Where a sequence
+        attends to itself, its padding is no query.
+        """
+        q, k, v, mask, causal = self._prepared(query, key, value, key_padding_mask, attn_mask, is_causal)
+        with torch.autocast(q.device.type, enabled=False):
+            heads = self._heads(q, k, v, mask, causal)
+            weights = probabilities(heads, None)
+        allowed = kept(heads)
+        if heads.bias is not None:
+            possible = heads.bias > -torch.inf
+            allowed = possible if allowed is None else allowed & possible
+        if key_padding_mask is not None and query is key:
+            padding = key_padding_mask if key_padding_mask.dim() == 2 else key_padding_mask.unsqueeze(0)
+            padding = padding if padding.dtype == torch.bool else padding == -torch.inf
+            inside = ~padding[:, None, :, None]
+            allowed = inside if allowed is None else allowed & inside
+        statistics.update(weights, allowed)
+
+    def _prepared(
+        self, query: Tensor, key: Tensor, value: Tensor, padding: Tensor | None, attn_mask: Tensor | None, causal: bool
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None, bool]:
+        """Queries, keys and values of heads, the mask, and whether they are causal besides."""
+        batched = query.dim() == 3
+        if not batched and query.dim() != 2:
+            raise ShapeError(f"query of shape {tuple(query.shape)}", "(N, L, E), (L, N, E) or (L, E)", "Reshape it")
+        q, k, v = (x if batched else x.unsqueeze(0) for x in (query, key, value))
+        if batched and not self.batch_first:
+            q, k, v = (x.transpose(0, 1) for x in (q, k, v))
+        keys = k.shape[1]
+        q, k, v = self._projected(q, k, v, query is key and key is value)
+        mask = None if causal else attn_mask
+        if causal and k.shape[2] > keys:
+            # Added keys are for all queries.
+            mask = torch.ones(q.shape[2], keys, dtype=torch.bool, device=q.device).triu(1)
+            causal = False
+        return q, k, v, self._mask(padding, mask, q, keys, k.shape[2]), causal
+
+    def _projected(self, q: Tensor, k: Tensor, v: Tensor, same: bool) -> list[Tensor]:
         """(N, H, L, E/H) each."""
         if self._qkv_same_embed_dim:
             weights = self.in_proj_weight.chunk(3)
         else:
             weights = (self.q_proj_weight, self.k_proj_weight, self.v_proj_weight)
         biases = (None,) * 3 if self.in_proj_bias is None else self.in_proj_bias.chunk(3)
-        if self._qkv_same_embed_dim and q is k and k is v:
+        if self._qkv_same_embed_dim and same:
             found = list(functional.linear(q, self.in_proj_weight, self.in_proj_bias).chunk(3, -1))
         else:
             found = [functional.linear(x, w, b) for x, w, b in zip((q, k, v), weights, biases, strict=True)]
