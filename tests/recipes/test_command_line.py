@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
@@ -15,7 +14,6 @@ import pytest
 
 from tsallis.cli.main import main
 from tsallis.recipes._shared import files
-from tsallis.recipes._shared.callbacks import StepSeeds
 
 from .conftest import COMMAND, OFTEN, SHORT
 
@@ -75,20 +73,6 @@ def test_ctrl_c_says_how_to_go_on(start: START, finished: Path, tmp_path: Path) 
     process = start("run", "ssvae", "--resume", "run")
     assert process.communicate(timeout=200)
     _same(tmp_path / "run", finished)
-
-
-def test_ctrl_c_is_heard_where_something_swallows_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def swallow(*_: object) -> None:
-        with contextlib.suppress(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
-
-    monkeypatch.setattr(StepSeeds, "on_train_batch_start", swallow)
-    monkeypatch.chdir(tmp_path)
-    assert main([*SHORT, "--out", "run"]) == 130
-    assert "to go on" in capsys.readouterr().err
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_two_processes_do_not_share_a_run(start: START, tmp_path: Path) -> None:

@@ -92,24 +92,6 @@ class History(Callback):
         self.rows, self.sums, self.examples = state_dict["rows"], state_dict["sums"], state_dict["examples"]
 
 
-class Interrupts(Callback):
-    """Ctrl-C, raised again after the step if something swallowed it: Python drops exceptions in callbacks of C code and
-    in finalizers.
-    """
-
-    def __init__(self) -> None:
-        self._heard = False
-
-    def hear(self, *_: Any) -> None:
-        """The signal handler."""
-        self._heard = True
-        raise KeyboardInterrupt
-
-    def on_train_batch_end(self, *_: Any, **__: Any) -> None:
-        if self._heard:
-            raise KeyboardInterrupt
-
-
 class LastCheckpoint(Checkpoint):
     """One checkpoint, replaced at the end of every epoch and at most ``minutes`` apart; knows the time spent.
 

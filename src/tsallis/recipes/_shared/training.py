@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import signal
 import sys
-import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,7 +19,7 @@ from lightning.pytorch.callbacks.progress.rich_progress import RichProgressBarTh
 from lightning.pytorch.trainer.states import TrainerStatus
 from torch import Tensor
 
-from .callbacks import AtomicIO, BestWeights, History, Interrupts, LastCheckpoint, Lines, StepSeeds
+from .callbacks import AtomicIO, BestWeights, History, LastCheckpoint, Lines, StepSeeds
 from .config import ConfigError, RunConfig
 from .files import RunError, read_weights
 from .loading import Loader
@@ -100,7 +98,7 @@ def log_means(module: LightningModule, stage: str, **values: Tensor) -> None:
 
 @contextmanager
 def _trainer(config: RunConfig, label: str, epochs: int | None, callbacks: list[Callback]) -> Iterator[Trainer]:
-    drawn, interrupts = sys.stderr.isatty() and sys.stdout.isatty(), Interrupts()
+    drawn = sys.stderr.isatty() and sys.stdout.isatty()
     with _surroundings(config):
         try:
             trainer = Trainer(
@@ -116,7 +114,7 @@ def _trainer(config: RunConfig, label: str, epochs: int | None, callbacks: list[
                 num_sanity_val_steps=0,
                 use_distributed_sampler=False,  # loading.Order shares the batches out
                 plugins=[AtomicIO()],
-                callbacks=[*callbacks, interrupts, _bar(label) if drawn else Lines(label)],
+                callbacks=[*callbacks, _bar(label) if drawn else Lines(label)],
             )
         except (MisconfigurationException, ValueError, RuntimeError) as error:
             raise ConfigError(
@@ -124,7 +122,7 @@ def _trainer(config: RunConfig, label: str, epochs: int | None, callbacks: list[
                 "devices of this machine",
                 "Choose others",
             ) from error
-        with _interruptible(trainer, interrupts):
+        with _interruptible(trainer):
             yield trainer
 
 
@@ -164,13 +162,13 @@ def _surroundings(config: RunConfig) -> Iterator[None]:
 
 
 @contextmanager
-def _interruptible(trainer: Trainer, interrupts: Interrupts) -> Iterator[None]:
+def _interruptible(trainer: Trainer) -> Iterator[None]:
     """The Trainer turns Ctrl-C into an exit of the process; here it stays what it is."""
+    import signal
+    import threading
+
     main = threading.current_thread() is threading.main_thread()
     before = signal.getsignal(signal.SIGINT)
-    # Somebody who ignores the signal, or handles it otherwise, goes on doing so.
-    if main and before is signal.default_int_handler:
-        signal.signal(signal.SIGINT, interrupts.hear)
     try:
         yield
     except SystemExit:
