@@ -10,7 +10,7 @@ from torch import Tensor
 
 from . import attention as job_of
 from .calls import LANES, Number, Simplex, address
-from .jobs import FEW, chunks_of, run
+from .jobs import run, threads_for
 
 FIELDS = 24
 
@@ -59,10 +59,6 @@ def _job(**fields: int) -> list[int]:
     return job
 
 
-def _threads(rows: int, work: int) -> int:
-    return chunks_of(rows, work, FEW, torch.get_num_threads())
-
-
 class Attention:
     """`core.dispatch.SparseAttention` of a member of the family."""
 
@@ -78,7 +74,7 @@ class Attention:
         n, m = p.shape
         if shift + m > job_of.MOST_KEYS:
             return None
-        threads = _threads(n, p.numel())
+        threads = threads_for(n, p.numel())
         job = _job(P=p.data_ptr(), HITS=address(kept), COUNTS=lists.counts.data_ptr(), FIRST=first, N=m, SHIFT=shift)
         run(job_of.count(), job, 0.0, 0.0, p.dtype, n, threads)
         own = slice(first, first + n)
@@ -134,7 +130,7 @@ class Attention:
             V=v.data_ptr(), OUT=out.data_ptr(), FIRST=first, QUERIES=out.shape[2], KEYS=v.shape[2],
             GROUP=out.shape[1] // v.shape[1], DEPTH=v.shape[3],
         )  # fmt: skip
-        run(job_of.average(), job, 0.0, 0.0, v.dtype, rows, _threads(rows, rows * v.shape[3]))
+        run(job_of.average(), job, 0.0, 0.0, v.dtype, rows, threads_for(rows, rows * v.shape[3]))
 
     def gradients(
         self, lists: SupportLists, q: Tensor, k: Tensor, v: Tensor, g: Tensor, out: Sequence[Tensor],
@@ -164,7 +160,7 @@ class Attention:
             slopes_at.numpy()[rows] = (ends - counts) * ds.element_size() + ds.data_ptr()
             n = rows.stop - rows.start
             job[job_of.FIRST], job[job_of.OUT] = rows.start, dq.data_ptr()
-            run(job_of.of_queries(kind), job, value, scale, q.dtype, n, _threads(n, n * width))
+            run(job_of.of_queries(kind), job, value, scale, q.dtype, n, threads_for(n, n * width))
             parts = (min(units, begin + step) - begin) * ranges
             job[job_of.FIRST], job[job_of.OUT] = begin * ranges, dv.data_ptr()
-            run(job_of.of_keys(), job, 0.0, 0.0, q.dtype, parts, _threads(parts, n * width))
+            run(job_of.of_keys(), job, 0.0, 0.0, q.dtype, parts, threads_for(parts, n * width))

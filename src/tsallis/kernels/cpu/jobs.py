@@ -21,6 +21,11 @@ def chunks_of(rows: int, entries: int, few: int, threads: int) -> int:
     return min(threads, rows) if entries >= few and reason_against() is None else 1
 
 
+def threads_for(rows: int, work: int) -> int:
+    """The same for torch's number of threads and work that is cheap for each of its parts."""
+    return chunks_of(rows, work, FEW, torch.get_num_threads())
+
+
 def run(
     entry: Entry, job: Sequence[int], value: float, other: float, dtype: torch.dtype, rows: int, chunks: int
 ) -> None:

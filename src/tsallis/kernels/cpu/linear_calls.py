@@ -12,11 +12,7 @@ from .. import output_layer
 from ..output_layer import Kept
 from . import pairs, screening
 from .calls import LANES, Number, Simplex, address
-from .jobs import FEW, chunks_of, run
-
-
-def threads_for(rows: int, work: int) -> int:
-    return chunks_of(rows, work, FEW, torch.get_num_threads())
+from .jobs import run, threads_for
 
 
 class OutputLayer(output_layer.OutputLayer):

@@ -10,7 +10,7 @@ from torch import Tensor
 from ...core.dispatch import Sums
 from . import losses
 from .calls import LARGE, Number, Simplex, address
-from .jobs import FEW, chunks_of, run
+from .jobs import run, threads_for
 
 
 class Losses:
@@ -32,7 +32,7 @@ class Losses:
             z.data_ptr(), p.data_ptr(), address(hits), index.data_ptr(), address(alpha), address(weight),
             address(loss), address(slope), address(far), address(mass), address(count), 0, 0, 0, 0, n, 0,
         )  # fmt: skip
-        chunks = chunks_of(rows, z.numel(), FEW, torch.get_num_threads())
+        chunks = threads_for(rows, z.numel())
         run(losses.values(kind), job, value, 0.0, z.dtype, rows, chunks)
         assert loss is not None
         return Sums(p, hits, loss, slope, far, mass, count)
@@ -47,6 +47,6 @@ class Losses:
             address(z), p.data_ptr(), address(kept), index.data_ptr(), 0, address(weight), 0, 0, 0, 0, 0,
             dz.data_ptr(), scale.data_ptr(), hit.data_ptr(), address(smooth), n, p.nbytes > LARGE,
         )  # fmt: skip
-        chunks = chunks_of(rows, p.numel(), FEW, torch.get_num_threads())
+        chunks = threads_for(rows, p.numel())
         run(losses.gradient(), job, 0.0, 0.0, p.dtype, rows, chunks)
         return dz
