@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,8 @@ from torch import nn
 
 import tsallis as ts
 from tsallis.core.errors import ParameterError, ShapeError
+
+from .processes import run_two
 
 OPTIONS: list[dict[str, Any]] = [
     {},
@@ -233,11 +233,4 @@ dist.destroy_process_group()
 
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed")
 def test_two_processes_share_a_batch(tmp_path: Path) -> None:
-    address = f"file://{tmp_path}/meeting"
-    processes = [
-        subprocess.Popen([sys.executable, "-c", _DISTRIBUTED, str(rank), address], stderr=subprocess.PIPE, text=True)
-        for rank in range(2)
-    ]
-    for process in processes:
-        _, error = process.communicate(timeout=240)
-        assert process.returncode == 0, error[-2000:]
+    run_two(_DISTRIBUTED, tmp_path)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from typing import Any
 
 import pytest
@@ -17,6 +15,8 @@ import tsallis as ts
 from tsallis.core.errors import ParameterError, ShapeError
 from tsallis.losses import LinearReport
 from tsallis.testing.layers import draw_layer
+
+from .processes import run_two
 
 METHODS = ("lists", "screened", "dense", None)
 needs_numba = pytest.mark.skipif(
@@ -315,14 +315,7 @@ dist.destroy_process_group()
 
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed")
 def test_two_processes_share_a_batch(tmp_path: Any) -> None:
-    address = f"file://{tmp_path}/meeting"
-    processes = [
-        subprocess.Popen([sys.executable, "-c", _DISTRIBUTED, str(rank), address], stderr=subprocess.PIPE, text=True)
-        for rank in range(2)
-    ]
-    for process in processes:
-        _, error = process.communicate(timeout=240)
-        assert process.returncode == 0, error[-2000:]
+    run_two(_DISTRIBUTED, tmp_path)
 
 
 @needs_numba

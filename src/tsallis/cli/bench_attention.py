@@ -13,8 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..attention import entmax_attention
-from ..core.errors import TsallisError
-from .timing import DTYPES, awaited, device_named, interleaved, keep_pages, memory_of, quartiles, write_json
+from .timing import DTYPES, awaited, device_named, interleaved, keep_pages, memory_of, quartiles, sizes_of, write_json
 
 SHAPES = ((1, 8, 4096, 64), (64, 8, 64, 64))
 SHARES = (0.006, 0.04, 0.22, 0.0)
@@ -40,7 +39,7 @@ def describe(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Gate, then time; 1 if the gate is red."""
     device, dtype = device_named(arguments.device), DTYPES[arguments.dtype]
-    shapes = [_shape(text) for text in arguments.shape or ()] or list(SHAPES)
+    shapes = [sizes_of(text, "--shape", "1x8x4096x64") for text in arguments.shape or ()] or list(SHAPES)
     if not _gate(device):
         return 1
     keep_pages()
@@ -58,13 +57,6 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         write_json(arguments.json, results)
     return 0
-
-
-def _shape(text: str) -> tuple[int, ...]:
-    sizes = tuple(int(word) for word in text.split("x") if word.isdigit())
-    if len(sizes) != 4 or not all(sizes):
-        raise TsallisError(f"--shape {text}", "4 positive numbers such as 1x8x4096x64", "Correct it")
-    return sizes
 
 
 def _gate(device: torch.device) -> bool:

@@ -15,10 +15,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..core.errors import TsallisError
 from ..losses import entmax_loss, linear_entmax_loss
 from .peers import linear_peers
-from .timing import DTYPES, awaited, device_named, interleaved, keep_pages, memory_of, quartiles, write_json
+from .timing import DTYPES, awaited, device_named, interleaved, keep_pages, memory_of, quartiles, sizes_of, write_json
 
 LOSSES, LAYERS = ((1024, 32000),), ((1024, 512, 32000), (1024, 1024, 128000))
 ALPHAS, SUPPORTS = (1.5, 2.0), (5, 20, 50, 0)
@@ -48,8 +47,8 @@ def describe(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Gate, then time; 1 if the gate is red."""
     device, dtype = device_named(arguments.device), DTYPES[arguments.dtype]
-    losses = [_sizes(x, 2, "--shape") for x in arguments.shape or ()]
-    layers = [_sizes(x, 3, "--layer") for x in arguments.layer or ()]
+    losses = [sizes_of(x, "--shape", "1024x32000") for x in arguments.shape or ()]
+    layers = [sizes_of(x, "--layer", "1024x512x32000") for x in arguments.layer or ()]
     if not (losses or layers):
         losses, layers = list(LOSSES), list(LAYERS)
     if not _gate(device):
@@ -73,14 +72,6 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         write_json(arguments.json, results)
     return 0
-
-
-def _sizes(text: str, count: int, option: str) -> tuple[int, ...]:
-    sizes = tuple(int(word) for word in text.split("x") if word.isdigit())
-    if len(sizes) != count or not all(sizes):
-        example = "1024x32000" if count == 2 else "1024x512x32000"
-        raise TsallisError(f"{option} {text}", f"{count} positive numbers such as {example}", "Correct it")
-    return sizes
 
 
 def _gate(device: torch.device) -> bool:

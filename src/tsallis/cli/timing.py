@@ -53,6 +53,15 @@ def awaited(action: Callable[[], object], device: torch.device) -> Callable[[], 
     return until_done
 
 
+def sizes_of(text: str, option: str, example: str) -> tuple[int, ...]:
+    """The sizes in the text of an option, as many as in the example."""
+    sizes = tuple(int(word) for word in text.split("x") if word.isdigit())
+    count = example.count("x") + 1
+    if len(sizes) != count or not all(sizes):
+        raise TsallisError(f"{option} {text}", f"{count} positive numbers such as {example}", "Correct it")
+    return sizes
+
+
 def memory_of(action: Callable[[], object], device: torch.device) -> int | None:
     """Bytes by which the process (or the GPU, for an action there) grows at most, results included; None where the
     system does not say.
