@@ -1,0 +1,1 @@
+"""Other libraries' models; each is imported only when it is asked for."""

@@ -1,0 +1,122 @@
+"""Attention as Hugging Face's models call it, and the masks that belong to it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.masking_utils import sdpa_mask
+
+from ...attention import entmax_attention
+from ...attention.formula import average, probabilities
+from ...attention.inputs import checked
+from ...core.errors import ParameterError, RegistryError
+from .alphas import NAME, alpha_of, restore
+
+# What models pass that changes the distribution, and that is not computed here.
+_FOREIGN = ("softcap", "s_aux", "sinks", "cache")
+
+
+def attend(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    is_causal: bool | None = None,
+    position_bias: Tensor | None = None,
+    **others: Any,
+) -> tuple[Tensor, Tensor | None]:
+    """(B, Nq, H, d) and, if the model's caller asked for attentions, weights (B, H, Nq, Nk).
+
+    Args:
+        module: an attention module that `sparsify` gave an alpha.
+        query: (B, H, Nq, d).
+        key, value: (B, H or a divisor, Nk, d).
+        attention_mask: boolean (True = take part) or added to scores; None where all keys take part, or those up to the
+            query's own.
+        scaling: of scores.
+        dropout: of weights.
+        is_causal: instead of the module's own.
+        position_bias: added to scores.
+        others: what else models pass.
+    """
+    if AttentionMaskInterface._global_mapping.get(NAME) is not mask:
+        raise RegistryError(
+            f"attention {NAME!r} without its masks", "both", "Call tsallis.integrations.transformers.register()"
+        )
+    for name in _FOREIGN:
+        if others.get(name) is not None:
+            raise ParameterError(
+                f"{type(module).__name__} with {name}", "scores from queries, keys, a mask and a bias", "Use softmax"
+            )
+    alpha, (n, m) = alpha_of(module), (query.shape[2], key.shape[2])
+    causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
+    causal = bool(causal) and attention_mask is None and n > 1
+    if attention_mask is not None:
+        attention_mask = attention_mask[..., :m]
+    if position_bias is not None:
+        attention_mask, causal = _biased(position_bias[..., :m], attention_mask, causal, n, m), False
+    if len(query) != len(key):
+        # Learned queries that all sequences share.
+        query = query.expand(len(key), *query.shape[1:])
+    grouped = query.shape[1] != key.shape[1]
+    weights = None
+    if others.get("output_attentions"):
+        with torch.autocast(query.device.type, enabled=False):
+            heads = checked(query, key, value, attention_mask, dropout, causal, scaling, grouped, alpha, None, None)
+            p = probabilities(heads, None)
+            out = average(nn.functional.dropout(p, dropout) if dropout else p, heads).to(query.dtype)
+            weights = p.to(query.dtype)
+    else:
+        out = entmax_attention(
+            query, key, value, attention_mask, dropout, causal, scale=scaling, enable_gqa=grouped, alpha=alpha
+        )
+    return out.transpose(1, 2).contiguous(), weights
+
+
+def _biased(bias: Tensor, given: Tensor | None, causal: bool, n: int, m: int) -> Tensor:
+    """What is added to scores."""
+    if given is None and causal:
+        given = torch.ones(n, m, dtype=torch.bool, device=bias.device).tril()
+    if given is None:
+        return bias
+    if given.dtype == torch.bool:
+        return torch.where(given, bias, -torch.inf)
+    return bias + torch.where(given <= torch.finfo(given.dtype).min, -torch.inf, given)
+
+
+def mask(*args: Any, **kwargs: Any) -> Tensor | None:
+    """Which keys take part: boolean (B, 1, Nq, Nk), None where no mask is needed."""
+    return sdpa_mask(*args, **kwargs)
+
+
+def register() -> None:
+    """Make `"tsallis"` an attention implementation of transformers: the attention, the masks that belong to it, and
+    alphas that are restored where a saved model is loaded. `sparsify` does it; call it before `from_pretrained`.
+
+    Example:
+        >>> from tsallis.integrations.transformers import register  # doctest: +SKIP
+        >>> register()  # doctest: +SKIP
+    """
+    AttentionInterface.register(NAME, attend)
+    AttentionMaskInterface.register(NAME, mask)
+    if not hasattr(PreTrainedModel.post_init, "restores_alphas"):
+        _restore_when_built()
+
+
+def _restore_when_built() -> None:
+    # There is no hook between a model's construction and the loading of its weights but this method, which every model
+    # calls at the end of its construction.
+    original = PreTrainedModel.post_init
+
+    def post_init(self: PreTrainedModel) -> None:
+        restore(self)
+        original(self)
+
+    post_init.restores_alphas = True  # pyright: ignore[reportFunctionMemberAccess]
+    PreTrainedModel.post_init = post_init
