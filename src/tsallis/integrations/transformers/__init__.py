@@ -1,15 +1,13 @@
 """Models of Hugging Face's transformers with sparse attention."""
 
+from importlib.util import find_spec
+
 from ...core.errors import TsallisError
 
-try:
-    import transformers as _
-except ImportError as error:
-    raise TsallisError(
-        "No package transformers", "version 5 of it", "Run: pip install 'tsallis[transformers]'"
-    ) from error
+if find_spec("transformers") is None:
+    raise TsallisError("No package transformers", "version 5 of it", "Run: pip install 'tsallis[transformers]'")
 
-from .attention import register
-from .model import alpha_parameters, alphas, sparsify
+from .attention import register  # noqa: E402
+from .model import alpha_parameters, alphas, sparsify  # noqa: E402
 
 __all__ = ["alpha_parameters", "alphas", "register", "sparsify"]

@@ -45,7 +45,7 @@ def sparsify(model: Model, alpha: Choice | Mapping[int | str, Choice] = "learn",
     References:
         correia2019adaptively
     """
-    choices = alpha if isinstance(alpha, Mapping) else {"*": alpha}
+    choices: Mapping[int | str, Choice] = alpha if isinstance(alpha, Mapping) else {"*": alpha}
     for choice in choices.values():
         if choice != "learn" and not (is_number(choice) and 0 <= choice < float("inf")):
             raise ParameterError(f"alpha={choice!r}", 'a number in [0, inf), or "learn"', "Choose one")
@@ -67,7 +67,10 @@ def sparsify(model: Model, alpha: Choice | Mapping[int | str, Choice] = "learn",
 
 
 def _choice(choices: Mapping[int | str, Choice], name: str, module: nn.Module) -> Choice:
-    return next((choice for key, choice in choices.items() if _names(key, name, module)), 1.0)
+    for key, choice in choices.items():
+        if _names(key, name, module):
+            return choice
+    return 1.0
 
 
 def _names(key: int | str, name: str, module: nn.Module) -> bool:
