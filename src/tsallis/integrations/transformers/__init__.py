@@ -7,7 +7,7 @@ from ...core.errors import TsallisError
 if find_spec("transformers") is None:
     raise TsallisError("No package transformers", "version 5 of it", "Run: pip install 'tsallis[transformers]'")
 
-from .attention import register  # noqa: E402
-from .model import alpha_parameters, alphas, sparsify  # noqa: E402
+from .attention import register
+from .model import alpha_parameters, alphas, sparsify
 
 __all__ = ["alpha_parameters", "alphas", "register", "sparsify"]
