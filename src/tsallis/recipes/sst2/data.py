@@ -24,7 +24,7 @@ EWT = Source(
     files={"dev.conllu.gz": None},
 )
 # Sentences of the made parts, and their words.
-MADE = (1500, 300, 300)
+MADE = (2000, 300, 300)
 GOOD = ("lovely", "bright", "moving", "clever", "warm", "funny")
 BAD = ("dull", "clumsy", "cold", "empty", "slow", "noisy")
 PLAIN = ("the", "film", "story", "actor", "scene", "music", "is", "was", "this", "and", "with", "a", "of", "in")
@@ -99,7 +99,7 @@ def _made() -> list[Part]:
         sentences, labels = [], []
         for _ in range(n):
             words = [pick(PLAIN) for _ in range(int(torch.randint(4, 14, (), generator=draws)))]
-            good, turned = coin(), coin()
+            good, turned = coin(), coin() and coin()
             words.insert(
                 int(torch.randint(len(words), (), generator=draws)),
                 ("not " if turned else "") + pick(GOOD if good else BAD),

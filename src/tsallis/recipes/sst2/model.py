@@ -81,7 +81,7 @@ def _new(sentences: list[str]) -> tuple[Any, Any]:
     tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=made, **names)
     small = transformers.BertConfig(
         vocab_size=len(vocabulary), hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=128,
-        pad_token_id=0, num_labels=2, initializer_range=0.1,
+        pad_token_id=0, initializer_range=0.1,
     )  # fmt: skip
     return tokenizer, transformers.BertForSequenceClassification(small)
 

@@ -23,9 +23,10 @@ from .model import Encoded, Training, build, encode
 __all__ = ["NOTE", "Config", "figures", "table", "train"]
 
 NOTE = (
-    "Dev: the epoch with the best accuracy there was chosen by it; test: the same weights. Density: share of the tokens "
-    "that heads attend to, mean over heads on development sentences. Moved: share of heads whose alpha moved by more "
-    "than 0.05. Interrogation: weight of the mark in questions less that in statements, of the best head."
+    "Dev: the epoch was chosen by it; test: the same weights. Density: share of the tokens that heads attend to, mean "
+    "over heads on development sentences. Moved: share of heads whose alpha moved by more than 0.05. Positional, "
+    "merging: weight at the best offset and within a word of several pieces, of the best head. Interrogation: weight "
+    "of the mark in questions less that in statements, of the best head."
 )
 MOVED = 0.05
 
