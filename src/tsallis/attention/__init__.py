@@ -2,15 +2,15 @@
 
 from .analysis import HeadReport, HeadStatistics
 from .functional import AttentionStats, entmax_attention
-from .plots import plot_alphas, plot_density, plot_heads, plot_trajectories
+from .plots import plot_density, plot_heads, plot_per_head, plot_trajectories
 
 __all__ = [
     "AttentionStats",
     "HeadReport",
     "HeadStatistics",
     "entmax_attention",
-    "plot_alphas",
     "plot_density",
     "plot_heads",
+    "plot_per_head",
     "plot_trajectories",
 ]

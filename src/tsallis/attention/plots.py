@@ -15,30 +15,41 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def plot_alphas(alphas: Tensor, label: str = "alpha", limits: tuple[float, float] = (1.0, 2.0)) -> Figure:
-    """One field per layer and head.
+def plot_per_head(values: Tensor, label: str = "alpha", limits: tuple[float, float] = (1.0, 2.0)) -> Figure:
+    """One field per layer and head, with its value.
 
     Args:
-        alphas: (layers, heads), or another value of each head.
-        label: what the values are.
-        limits: of the colours.
+        values: (layers, heads), such as alphas; NaN where there is none.
+        label: what they are.
+        limits: of the colours; with limits around 0, there are two.
 
     Returns:
         a matplotlib figure; `figure.savefig("alphas.png")` writes it.
 
     Example:
         >>> import torch, tsallis as ts
-        >>> figure = ts.attention.plot_alphas(torch.full((2, 4), 1.5))
+        >>> figure = ts.attention.plot_per_head(torch.full((2, 4), 1.5))
         >>> [axes.get_xlabel() for axes in figure.axes]
         ['head', '']
     """
-    values = _matrix(alphas, "alphas")
+    values = _matrix(values, "values")
+    colours = "RdBu" if limits[0] == -limits[1] else "viridis"
     figure = _figure(1.6 + 0.5 * values.shape[1], 1.4 + 0.4 * values.shape[0])
     ax = figure.add_subplot()
-    image = ax.imshow(values, vmin=limits[0], vmax=limits[1], cmap="viridis", aspect="auto")
-    middle = sum(limits) / 2
+    image = ax.imshow(values, vmin=limits[0], vmax=limits[1], cmap=colours, aspect="auto")
+    low, high = (
+        limits[0] + share * (limits[1] - limits[0]) for share in ((0.25, 0.75) if colours == "RdBu" else (0.5, 1))
+    )
     for (layer, head), value in _each(values):
-        ax.text(head, layer, f"{value:.2f}", ha="center", va="center", size=7, color="w" if value < middle else "k")
+        ax.text(
+            head,
+            layer,
+            f"{value:.2f}",
+            ha="center",
+            va="center",
+            size=7,
+            color="w" if value < low or value > high else "k",
+        )
     ax.set_xticks(range(values.shape[1]))
     ax.set_yticks(range(values.shape[0]))
     ax.set_xlabel("head")
