@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import torch
+import numpy as np
 from torch import Tensor
 
 from ..core.errors import ShapeError, TsallisError
@@ -32,15 +32,15 @@ def plot_per_head(values: Tensor, label: str = "alpha", limits: tuple[float, flo
         >>> [axes.get_xlabel() for axes in figure.axes]
         ['head', '']
     """
-    values = _matrix(values, "values")
+    found = _matrix(values, "values")
     colours = "RdBu" if limits[0] == -limits[1] else "viridis"
-    figure = _figure(1.6 + 0.5 * values.shape[1], 1.4 + 0.4 * values.shape[0])
+    figure = _figure(1.6 + 0.5 * found.shape[1], 1.4 + 0.4 * found.shape[0])
     ax = figure.add_subplot()
-    image = ax.imshow(values, vmin=limits[0], vmax=limits[1], cmap=colours, aspect="auto")
+    image = ax.imshow(found, vmin=limits[0], vmax=limits[1], cmap=colours, aspect="auto")
     low, high = (
         limits[0] + share * (limits[1] - limits[0]) for share in ((0.25, 0.75) if colours == "RdBu" else (0.5, 1))
     )
-    for (layer, head), value in _each(values):
+    for (layer, head), value in np.ndenumerate(found):
         ax.text(
             head,
             layer,
@@ -50,8 +50,8 @@ def plot_per_head(values: Tensor, label: str = "alpha", limits: tuple[float, flo
             size=7,
             color="w" if value < low or value > high else "k",
         )
-    ax.set_xticks(range(values.shape[1]))
-    ax.set_yticks(range(values.shape[0]))
+    ax.set_xticks(range(found.shape[1]))
+    ax.set_yticks(range(found.shape[0]))
     ax.set_xlabel("head")
     ax.set_ylabel("layer")
     figure.colorbar(image, ax=ax, label=label)
@@ -73,8 +73,8 @@ def plot_density(alphas: Tensor, densities: Tensor) -> Figure:
         raise ShapeError(f"alphas {tuple(x.shape)}, densities {tuple(y.shape)}", "one shape", "Pass both of one model")
     figure = _figure(5.2, 3.6)
     ax = figure.add_subplot()
-    layers = torch.arange(len(x))[:, None].expand(x.shape)
-    points = ax.scatter(x.flatten(), y.flatten(), c=layers.flatten(), cmap="viridis", s=24)
+    layers = np.repeat(np.arange(len(x)), x.shape[1])
+    points = ax.scatter(x.flatten(), y.flatten(), c=layers, cmap="viridis", s=24)
     ax.set_xlabel("alpha")
     ax.set_ylabel("density")
     ax.set_ylim(0, 1.02)
@@ -122,8 +122,8 @@ def plot_heads(weights: Tensor, tokens: Sequence[str] | None = None, titles: Seq
     Returns:
         a matplotlib figure.
     """
-    p = check_tensor(weights, "weights").detach().float().cpu()
-    if p.dim() != 3 or not len(p):
+    p = check_tensor(weights, "weights").detach().float().cpu().numpy()
+    if p.ndim != 3 or not len(p):
         raise ShapeError(f"weights of shape {tuple(p.shape)}", "(H, Nq, Nk), H > 0", "Choose one sequence of a batch")
     if tokens is not None and len(tokens) != p.shape[2]:
         raise ShapeError(f"{len(tokens)} tokens", f"{p.shape[2]}, one per key", "Pass all of them")
@@ -136,7 +136,7 @@ def plot_heads(weights: Tensor, tokens: Sequence[str] | None = None, titles: Seq
     figure = _figure(across * side, down * side)
     for number, (head, name) in enumerate(zip(p, names, strict=True)):
         ax = figure.add_subplot(down, across, number + 1)
-        ax.imshow(head.where(head > 0, torch.nan), vmin=0, vmax=1, cmap="viridis_r")
+        ax.imshow(np.where(head > 0, head, np.nan), vmin=0, vmax=1, cmap="viridis_r")
         ax.set_title(name, size=8)
         ax.set_xticks([])
         ax.set_yticks([])
@@ -155,12 +155,8 @@ def _figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def _matrix(x: Tensor, name: str) -> Tensor:
-    x = check_tensor(x, name).detach().float().cpu()
-    if x.dim() != 2:
+def _matrix(given: Tensor, name: str) -> np.ndarray:
+    x = check_tensor(given, name).detach().float().cpu().numpy()
+    if x.ndim != 2:
         raise ShapeError(f"{name} of shape {tuple(x.shape)}", "(layers, heads)", "Stack the layers")
     return x
-
-
-def _each(values: Tensor) -> list[tuple[tuple[int, int], Any]]:
-    return [((i, j), values[i, j].item()) for i in range(values.shape[0]) for j in range(values.shape[1])]
