@@ -120,17 +120,6 @@ def test_float32_equals_the_reference(n: int, d: int) -> None:
             _compare(_draw((1, 2), n, n, d, factor=factor), None, causal, dtype=torch.float32, tolerance=1e-5)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_is_computed_in_float32(dtype: torch.dtype) -> None:
-    q, k, v = (x.to(dtype) for x in _draw((2, 4), 50, 70, 32))
-    out = ts.entmax_attention(q, k, v)
-    assert out.dtype == dtype
-    wide = ts.entmax_attention(q.float(), k.float(), v.float())
-    assert torch.equal(out, wide.to(dtype))
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(ts.entmax_attention(q.float(), k.float(), v.float()), wide)
-
-
 @pytest.mark.usefixtures("ways")
 def test_softmax_attention_is_torch_s() -> None:
     """Boolean and floating masks, GQA, scale, leading dimensions: at alpha = 1 the same numbers."""
