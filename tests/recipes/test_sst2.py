@@ -173,6 +173,13 @@ def test_smoke(smoke) -> None:
         for m, r in ((m, results[m.row]) for m in SMOKE)
     ]
     assert [row["attention"] for row in recipe.table(runs)] == ["softmax", "learned alpha"]
+    shown = recipe.details(runs)
+    assert list(shown) == ["Heads: softmax, seed 0", "Heads: learned alpha, seed 0"]
+    assert [(row["layer"], row["head"], row["alpha"]) for row in shown["Heads: softmax, seed 0"]][5] == (
+        "1",
+        "1",
+        "1.000",
+    )
     drawn = recipe.figures(runs)
     assert {name for name in drawn if name.endswith("learned_alpha")} == {
         f"{kind}-learned_alpha"

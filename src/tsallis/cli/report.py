@@ -39,6 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         rows, title = recipe.table(chosen), tables.titles(chosen)
         figures = recipe.figures(chosen) if hasattr(recipe, "figures") else {}
+        details = recipe.details(chosen) if hasattr(recipe, "details") else {}
     except (KeyError, TypeError, ValueError, IndexError) as error:
         if isinstance(error, TsallisError):
             raise
@@ -49,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
         ) from error
     print(tables.show(rows, title, note))
     page = report.write_page(
-        arguments.out or arguments.runs[0] / "report", names[0], title, rows, chosen, unfinished, note, figures
+        arguments.out or arguments.runs[0] / "report", names[0], title, rows, chosen, unfinished, note, figures, details
     )
     print(f"\n{page}")
     return 0

@@ -36,7 +36,9 @@ def missing() -> tuple[str, ...]:
 
 
 def load(recipe: str) -> ModuleType:
-    """A recipe's module: `Config`, `train(config, folder)`, `table(runs)` and, if it draws any, `figures(runs)`."""
+    """A recipe's module: `Config`, `train(config, folder)`, `table(runs)` and, if it has any, `figures(runs)`
+    and `details(runs)`.
+    """
     _known(recipe)
     require_extra()
     return import_module(f".{recipe}.recipe", __package__)

@@ -39,6 +39,7 @@ def write_page(
     unfinished: list[str],
     note: str,
     figures: dict[str, tuple[Figure, str]],
+    details: dict[str, list[Row]],
 ) -> Path:
     """Write index.html and the PNGs; returns the page."""
     shown: list[str] = []
@@ -69,6 +70,7 @@ def write_page(
 <p>Mean ± sample deviation over seeds. {escape(note)}</p>
 {notes}
 {"".join(shown)}
+{"".join(f"<h2>{escape(title)}</h2>{_table(content)}" for title, content in details.items())}
 <h2>Every run</h2>
 {_table(_every(runs))}
 <h2>Configurations</h2>

@@ -42,7 +42,6 @@ def analyse(config: Config, model: Any, tokenizer: Any, dev: Encoded, marked: li
     values = per_head(model, len(plain[0].density))
     table = [{**row, "alpha": float(values[int(row["layer"]), int(row["head"])])} for part in rows for row in part]
     write_table(folder / HEADS, table)
-    write_json(folder / "layers.json", [{"disagreement": r.disagreement, "queries": r.queries} for r in plain])
     _example(model, tokenizer, dev, folder)
     return table
 
@@ -90,7 +89,7 @@ def _row(layer: int, plain: HeadReport, asked: HeadReport) -> list[Row]:
         row = {
             "layer": layer, "head": head, "density": plain.density[head], "confidence": plain.confidence[head],
             "offset": best, "positional": plain.positional[best][head], "merging": plain.merging[head],
-            "interrogation": asked.interrogation[head],
+            "interrogation": asked.interrogation[head], "disagreement": plain.disagreement,
         }  # fmt: skip
         rows.append({name: float(v) for name, v in row.items() if not math.isnan(float(v))})
     return rows

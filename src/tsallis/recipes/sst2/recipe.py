@@ -17,10 +17,10 @@ from .._shared.training import evaluate, fit
 from .config import Config
 from .data import Part, load
 from .figures import figures
-from .heads import ALPHAS, analyse, per_head
+from .heads import ALPHAS, HEADS, analyse, per_head
 from .model import Encoded, Training, build, encode
 
-__all__ = ["NOTE", "Config", "figures", "table", "train"]
+__all__ = ["NOTE", "Config", "details", "figures", "table", "train"]
 
 NOTE = (
     "Dev: the epoch was chosen by it; test: the same weights. Density: share of the tokens that heads attend to, mean "
@@ -29,6 +29,11 @@ NOTE = (
     "of the mark in questions less that in statements, of the best head."
 )
 MOVED = 0.05
+# Of the table of heads, with their digits.
+COLUMNS = {
+    "layer": 0, "head": 0, "alpha": 3, "density": 3, "confidence": 3, "disagreement": 3, "offset": 0, "positional": 3,
+    "merging": 3, "interrogation": 3,
+}  # fmt: skip
 
 
 class Alphas(Callback):
@@ -124,6 +129,17 @@ def table(runs: list[Run]) -> list[Row]:
         }
         for name, group in rows_of(runs)
     ]
+
+
+def details(runs: list[Run]) -> dict[str, list[Row]]:
+    """A table of heads for each run; disagreement is that of a layer's heads."""
+    return {
+        f"Heads: {run.row}, seed {run.result['seed']}": [
+            {name: f"{row[name]:.{digits}f}" if name in row else "" for name, digits in COLUMNS.items()}
+            for row in read_table(run.folder / HEADS)
+        ]
+        for run in runs
+    }
 
 
 def _range(group: list[Run]) -> str:
