@@ -2,7 +2,7 @@
 
 from importlib.metadata import version as _version
 
-from . import attention, latent, nn
+from . import attention, integrations, latent, nn
 from .attention import entmax_attention
 from .core.api import explain_backend, solve
 from .core.registry import register
@@ -24,6 +24,7 @@ __all__ = [
     "entmax_loss",
     "explain_backend",
     "fenchel_young_loss",
+    "integrations",
     "latent",
     "linear_entmax_loss",
     "nn",
