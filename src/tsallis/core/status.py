@@ -21,6 +21,8 @@ class Outcome(IntEnum):
     INACCURATE = 5
     NO_SUCH_CLASS = 6
     NO_FINITE_LOGIT = 7
+    INFEASIBLE = 8
+    ITERATION_LIMIT = 9
 
     @property
     def message(self) -> str:
@@ -41,6 +43,8 @@ _MESSAGES = {
     Outcome.INACCURATE: "the constraint is violated by more than rounding",
     Outcome.NO_SUCH_CLASS: "the target names a class that does not exist; the loss is NaN",
     Outcome.NO_FINITE_LOGIT: "all logits of a target are -inf; the loss is NaN",
+    Outcome.INFEASIBLE: "every structure is ruled out; the result is NaN",
+    Outcome.ITERATION_LIMIT: "the gap was above the tolerance when iterations ended; see the gap",
 }
 
 

@@ -1,0 +1,27 @@
+"""Sparse distributions over structures: sequences, matchings, trees, bits under logic."""
+
+from .factor import Factor
+from .logic import AndOut, AtMostOne, Bits, Budget, Imply, Or, OrOut, Pair, Simplex, XorOut
+from .matching import Matching
+from .sequence import Sequence
+from .sparsemap import StructuredSolution, sparsemap
+from .tree import DependencyTree
+
+__all__ = [
+    "AndOut",
+    "AtMostOne",
+    "Bits",
+    "Budget",
+    "DependencyTree",
+    "Factor",
+    "Imply",
+    "Matching",
+    "Or",
+    "OrOut",
+    "Pair",
+    "Sequence",
+    "Simplex",
+    "StructuredSolution",
+    "XorOut",
+    "sparsemap",
+]

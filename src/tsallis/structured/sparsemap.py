@@ -1,0 +1,173 @@
+"""SparseMAP: the sparse distribution over structures, differentiable, with what certifies it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ..core.errors import ParameterError, ShapeError
+from ..core.inputs import is_number
+from ..core.status import Outcome, Result
+from . import active_set
+from .factor import Factor, Scores
+
+
+@dataclass(frozen=True)
+class StructuredSolution:
+    """A sparse distribution over structures.
+
+    Attributes:
+        marginals: (B, *natural) probabilities of the variables, differentiable.
+        pairs: (B, e) probabilities of pairs of variables that have scores of their own, differentiable.
+        vertices: (B, S, d) variables of the structures in the support.
+        vertex_pairs: (B, S, e) their pairs.
+        weights: (B, S) their probabilities, largest first, differentiable.
+        mask: (B, S) which of them there are.
+        gap: (B) how much better than the objective here any distribution can be, at most: a certificate.
+        iterations: (B) how often the best structure was asked for.
+        result: what happened in each item.
+        geometry: "on", or "onoff" where variables that are off count too.
+    """
+
+    marginals: Tensor
+    pairs: Tensor
+    vertices: Tensor
+    vertex_pairs: Tensor
+    weights: Tensor
+    mask: Tensor
+    gap: Tensor
+    iterations: Tensor
+    result: Result
+    geometry: str
+
+
+def sparsemap(
+    factor: Factor,
+    scores: Tensor,
+    additional: Tensor | None = None,
+    *,
+    lengths: Tensor | None = None,
+    max_iter: int = 1000,
+    tol: float = 1e-9,
+    init: Literal["map", "random"] | StructuredSolution = "map",
+    generator: torch.Generator | None = None,
+) -> StructuredSolution:
+    r"""The distribution over a factor's structures with the best marginals, few of them with probability:
+
+    $$\max_{p \in \triangle} \; \langle A^\top x, p \rangle - \tfrac12 \|A_u p\|^2$$
+
+    with a structure's variables as columns of A_u, and those with its pairs as columns of A. Marginals A_u p are
+    unique, p in general is not: the one returned depends on the start.
+
+    Args:
+        factor: the set of structures.
+        scores: (B, *natural) of variables; -inf rules out what has them, where something else is possible.
+        additional: of pairs of variables, for factors that have such, such as transitions; None for zero.
+        lengths: (B) of items of a padded batch, for factors that have such.
+        max_iter: the best structure is asked for at most so often.
+        tol: the gap at which an item is done. A larger one asks for fewer structures: |mu - mu*| <= sqrt(2 gap).
+        init: "map" starts from the best structure; "random" from the best one for uniform scores, drawn from the
+            generator; or from an earlier solution of a batch of this size.
+        generator: for "random".
+
+    Returns:
+        a `StructuredSolution`, in the dtype of the scores; solved in float64.
+
+    Raises:
+        ShapeError: scores that are not the factor's.
+        ParameterError: max_iter, tol or init that cannot be.
+
+    Differentiability:
+        any order in scores of variables and pairs, in marginals, pairs and weights, with the support held fixed (which
+        is exact wherever it does not change); second derivatives are those of a piecewise linear function: zero.
+
+    Complexity:
+        per iteration one best structure, and O(S^3 + S d) for a support of S.
+
+    Example:
+        >>> import torch
+        >>> from tsallis.structured import Bits, sparsemap
+        >>> found = sparsemap(Bits(3), torch.tensor([[0.25, 2.0, -1.0]]))
+        >>> found.marginals, found.weights
+        (tensor([[0.2500, 1.0000, 0.0000]]), tensor([[0.7500, 0.2500]]))
+
+    References:
+        niculae2018sparsemap
+    """
+    if not is_number(max_iter) or max_iter < 1 or max_iter != int(max_iter):
+        raise ParameterError(f"max_iter={max_iter!r}", "a whole number, 1 at least", "Choose one")
+    if not is_number(tol) or not tol >= 0:
+        raise ParameterError(f"tol={tol!r}", "a number, 0 or more", "Choose one")
+    given = factor.flat(scores, additional, lengths)
+    with torch.no_grad():
+        clean, codes = _cleaned(given)
+        inner = Scores((clean.unary + factor.shift) / factor.spread, clean.additional / factor.spread, given.lengths)
+        x = torch.cat([inner.unary, inner.additional], -1)
+        first = factor.best(inner)
+        # Where the best one is ruled out, all are.
+        impossible = active_set.values(first[:, None], x)[:, 0] == -torch.inf
+        codes = torch.where(impossible & (codes == Outcome.SUCCESS), int(Outcome.INFEASIBLE), codes)
+        bad = codes != Outcome.SUCCESS
+        inner = inner.each(lambda s: torch.where(bad[:, None], 0.0, s))
+        found = active_set.solve(factor.best, inner, _state(factor, inner, init, generator), int(max_iter), float(tol))
+        state = active_set.compact(found.state)
+        codes = torch.where(~bad & ~found.done, int(Outcome.ITERATION_LIMIT), codes)
+    weights, marginals = (_finished(t, bad, scores) for t in _differentiable(factor, given, state))
+    vertices, pairs = state.structures.to(weights.dtype).tensor_split([factor.variables], -1)
+    mu, nu = marginals.tensor_split([factor.variables], -1)
+    return StructuredSolution(
+        mu.reshape(len(mu), *factor.natural), nu, vertices, pairs, weights, state.used & ~bad[:, None],
+        torch.where(bad, torch.nan, found.gap * factor.spread), found.iterations, Result(codes.to(torch.int8)),
+        "on" if factor.spread == 1 else "onoff",
+    )  # fmt: skip
+
+
+def _cleaned(given: Scores) -> tuple[Scores, Tensor]:
+    """Scores that can be worked with, and what is wrong with each item."""
+    codes = torch.zeros(len(given.unary), dtype=torch.int64, device=given.unary.device)
+    for x in (given.unary, given.additional):
+        codes = torch.where((x == torch.inf).any(-1), int(Outcome.INFINITE_SCORE), codes)
+    for x in (given.unary, given.additional):
+        codes = torch.where(x.isnan().any(-1), int(Outcome.NAN_SCORE), codes)
+    bad = (codes != Outcome.SUCCESS)[:, None]
+    return given.each(lambda x: torch.where(bad, 0.0, x)), codes
+
+
+def _state(factor: Factor, inner: Scores, init: object, generator: torch.Generator | None) -> active_set.State:
+    if init == "map":
+        return active_set.start(factor.best(inner))
+    if init == "random":
+
+        def drawn(x: Tensor) -> Tensor:
+            uniform = torch.rand(x.shape, generator=generator, dtype=x.dtype, device=x.device)
+            return torch.where(x == -torch.inf, x, uniform)
+
+        return active_set.start(factor.best(inner.each(drawn)))
+    if isinstance(init, StructuredSolution):
+        if len(init.vertices) != len(inner.unary) or init.vertices.shape[-1] != factor.variables:
+            raise ShapeError(
+                f"init of a batch {tuple(init.vertices.shape)}", f"{len(inner.unary)} items of {factor}", "Start anew"
+            )
+        structures = torch.cat([init.vertices, init.vertex_pairs], -1).detach().double()
+        return active_set.State(structures, init.weights.detach().double(), init.mask)
+    raise ParameterError(f"init={init!r}", '"map", "random" or an earlier solution', "Choose one")
+
+
+def _differentiable(factor: Factor, given: Scores, state: active_set.State) -> tuple[Tensor, Tensor]:
+    """(weights, marginals) as functions of the scores: linear ones, on a support that stays."""
+    inverse = torch.linalg.inv_ex(active_set.bordered(state, factor.variables))[0][:, :-1, :-1]
+    inverse = inverse * state.used[:, None] * state.used[..., None]
+    x = torch.cat([(given.unary + factor.shift) / factor.spread, given.additional / factor.spread], -1)
+    b = active_set.values(state.structures, x)
+    moved = torch.einsum("bst,bt->bs", inverse, b - b.detach())
+    weights = state.weights + moved
+    return weights, torch.einsum("bs,bsd->bd", weights, state.structures)
+
+
+def _finished(x: Tensor, bad: Tensor, scores: Tensor) -> Tensor:
+    """In the scores' dtype; NaN where there is no result."""
+    dtype = scores.dtype if scores.dtype.is_floating_point else torch.get_default_dtype()
+    return torch.where(bad[:, None], torch.nan, x).to(dtype)
