@@ -103,6 +103,8 @@ def _to_affine_minimum(state: State, x: Tensor, d: int, live: Tensor) -> Tensor:
     rhs = torch.cat([b, torch.ones_like(b[:, :1])], -1)
     target = torch.linalg.solve_ex(bordered(state, d), rhs[..., None])[0][:, :-1, 0]
     target = torch.where(state.used, target, 0.0)
+    # Of what rounding leaves of the last condition.
+    target = target / target.sum(-1, keepdim=True)
     lost = state.used & (target < 0)
     step = torch.where(lost, state.weights / (state.weights - target), torch.inf)
     length, first = step.min(-1, keepdim=True)
