@@ -1,6 +1,8 @@
 """Sparse distributions over structures: sequences, matchings, trees, bits under logic."""
 
+from .decompositions import comonotone, systematic
 from .factor import Factor
+from .k_best import TopStructures, k_best_bits, topk_sparsemax_bits
 from .logic import AndOut, AtMostOne, Bits, Budget, Imply, Or, OrOut, Pair, Simplex, XorOut
 from .matching import Matching
 from .sequence import Sequence
@@ -22,6 +24,11 @@ __all__ = [
     "Sequence",
     "Simplex",
     "StructuredSolution",
+    "TopStructures",
     "XorOut",
+    "comonotone",
+    "k_best_bits",
     "sparsemap",
+    "systematic",
+    "topk_sparsemax_bits",
 ]
