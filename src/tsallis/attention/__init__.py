@@ -2,5 +2,6 @@
 
 from .analysis import HeadReport, HeadStatistics
 from .functional import AttentionStats, entmax_attention
+from .paged import PagedCache, PagedStats
 
-__all__ = ["AttentionStats", "HeadReport", "HeadStatistics", "entmax_attention"]
+__all__ = ["AttentionStats", "HeadReport", "HeadStatistics", "PagedCache", "PagedStats", "entmax_attention"]
