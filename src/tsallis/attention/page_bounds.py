@@ -32,13 +32,14 @@ class Summary(NamedTuple):
     @classmethod
     def empty(cls, lead: tuple[int, ...], width: int, page_size: int, cells: bool, like: Tensor) -> Summary:
         """Of pages without keys; in the dtype of `like`."""
-        numbers = [like.new_zeros(*lead, width) for _ in range(2)] + [like.new_zeros(lead) for _ in range(2)]
         own = like.new_zeros(*lead, page_size, -(-width // 2), dtype=torch.uint8) if cells else None
-        return cls(*numbers, own)
+        wide = (*lead, width)
+        return cls(like.new_zeros(wide), like.new_zeros(wide), like.new_zeros(lead), like.new_zeros(lead), own)
 
     def changed(self, change: Callable[[Tensor], Tensor]) -> Summary:
         """With each tensor changed."""
-        return Summary(*(change(x) for x in self[:4]), None if self.cells is None else change(self.cells))
+        cells = None if self.cells is None else change(self.cells)
+        return Summary(change(self.middle), change(self.half), change(self.radius), change(self.size), cells)
 
     def each(self) -> list[Tensor]:
         """What is there."""
@@ -79,7 +80,7 @@ def slack(query: Tensor, size: Tensor) -> Tensor:
     sizes of pages are (BH, P).
     """
     d, dtype = query.shape[-1], query.dtype
-    unit = (6 * d + 16) * torch.finfo(dtype).eps
+    unit = (6 * d + 32) * torch.finfo(dtype).eps
     if dtype == torch.float32:
         precision = torch.get_float32_matmul_precision()
         if precision == "highest" and query.is_cuda and torch.backends.cuda.matmul.allow_tf32:
@@ -90,8 +91,8 @@ def slack(query: Tensor, size: Tensor) -> Tensor:
 
 
 def bounds(query: Tensor, pages: Summary) -> Tensor:
-    """(BH, R, P): upper bounds of the products of scaled queries (BH, R, d) with the keys of pages (BH, P). All infinite
-    where a key is not finite, or so long that nothing is known of rounding.
+    """(BH, R, P): upper bounds of the products of scaled queries (BH, R, d) with the keys of pages (BH, P). All of a
+    head are infinite where a key is not finite, or so long that nothing is known of rounding.
     """
     at = query @ pages.middle.mT
     box = at + query.abs() @ pages.half.mT
@@ -100,9 +101,9 @@ def bounds(query: Tensor, pages: Summary) -> Tensor:
     return torch.where(found.isfinite(), found, torch.inf)
 
 
-def bounds_of_keys(query: Tensor, pages: Summary) -> Tensor:
-    """(G, R, page_size): upper bounds from cells, of scaled queries (G, R, d) with the keys of one page each; without
-    what rounding takes.
+def bounds_of_keys(query: Tensor, pages: Summary) -> tuple[Tensor, Tensor]:
+    """Upper bounds (G, R, page_size), from cells, of the products of scaled queries (G, R, d) with the keys of one page
+    each, and how far these may lie below, (G, R, 1); both without what rounding takes.
     """
     assert pages.cells is not None
     step = pages.half * (2 / CELLS)
@@ -112,4 +113,5 @@ def bounds_of_keys(query: Tensor, pages: Summary) -> Tensor:
     middle = pages.cells.shape[-1]
     upper = torch.nn.functional.pad(weight[..., middle:], (0, query.shape[-1] % 2))
     lower, above = (pages.cells & 15).to(query.dtype), (pages.cells >> 4).to(query.dtype)
-    return start + weight[..., :middle] @ lower.mT + upper @ above.mT
+    found = start + weight[..., :middle] @ lower.mT + upper @ above.mT
+    return found, weight.abs().sum(-1, keepdim=True)

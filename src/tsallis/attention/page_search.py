@@ -1,8 +1,8 @@
 """Attention that reads the pages of keys that may have probability, and proves that no other has.
 
 The threshold of entmax over some keys is never above that over more. While the bound of a page that was not read lies
-above the threshold over those that were, some of it may have probability: such pages are read, the most promising first,
-until there are none. What is read then holds the whole support.
+above the threshold over those that were, some of it may have probability: such pages are read, the most promising
+first, until there are none. What is read then holds the whole support.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from .blocks import scaled_products
 from .inputs import Number
 from .page_bounds import Summary, bounds, bounds_of_keys, slack
 
-# Pages that a query reads at first: this many, or this share of all; each round twice as many.
+# Pages that a query reads at first: this many, or this share of all, four times as many after a look at cells; each
+# round twice as many.
 FEWEST, FIRST = 4, 1 / 64
 # The share of pages whose keys' cells a query looks at before it has read any.
 LOOKED = 1 / 8
@@ -77,6 +78,8 @@ class Search:
         self.slack = slack(self.scaled, pages.summary.size)
         self.read = torch.zeros(heads, count, dtype=torch.bool, device=query.device)
         self.looked = torch.zeros_like(self.read)
+        # No score up to it has probability.
+        self.floor = query.new_full(query.shape[:2], -torch.inf, dtype=compute_dtype(query))
         self.scores = query.new_empty(heads, rows, 0)
         # Head, page, and place among the scores of each page that was read.
         self.places = torch.empty(3, 0, dtype=torch.int64, device=query.device)
@@ -85,37 +88,32 @@ class Search:
         """Read what has to be read."""
         if not bool(self.alpha.gt(1).any()) if isinstance(self.alpha, Tensor) else self.alpha <= 1:
             return self._all(1)
-        count = self.read.shape[1]
-        cells = self.pages.summary.cells is not None
-        floor = self.bounds.new_full(self.bounds.shape[:2], -torch.inf, dtype=compute_dtype(self.query))
-        size, rounds = max(FEWEST, int(FIRST * count)), 0
+        count, cells = self.read.shape[1], self.pages.summary.cells is not None
+        # Looks tell how far to go; without them the first reads do.
+        size, blind, rounds = max(FEWEST, int((4 if cells else 1) * FIRST * count)), 1 if cells else 2, 0
         p = self.scores
         while True:
-            wanted = self._open(floor)
             if cells:
-                size_of_look = count if rounds else max(size, int(LOOKED * count))
-                self._look(self._best(wanted, size_of_look) & ~self.looked)
-                wanted = self._open(floor)
+                self._look(self._best(self._open(), count if rounds else max(FEWEST, int(LOOKED * count))))
+                self._look(self._open().any(1))
+            wanted = self._open()
             each = wanted.any(1)
             if not bool(each.any()):
                 break
-            if rounds > 1:
-                if float((each | self.read).float().mean()) >= DENSE:
-                    return self._all(rounds + 1)
-                many = each.sum(-1, keepdim=True) > DENSE * self.in_sight
-                each = torch.where(many, each, self._best(wanted, size))
-            else:
-                each = self._best(wanted, size)
-            self._read(each)
+            if rounds >= blind and float((each | self.read).float().mean()) >= DENSE:
+                return self._all(rounds + 1)
+            best = self._best(wanted, size)
+            many = each.sum(-1, keepdim=True) > DENSE * self.in_sight
+            self._read(torch.where(many, each, best) if rounds >= blind else best)
             p = self._solve(self.scores)
-            floor = lowest_of_support(self.scores, p, self.alpha)
+            self.floor = torch.maximum(self.floor, lowest_of_support(self.scores, p, self.alpha))
             size, rounds = 2 * size, rounds + 1
         out, values = self._average(p)
         return Found(out, self.read.sum(-1), values, self.looked.sum(-1), rounds, self._residual(self.scores, p))
 
-    def _open(self, floor: Tensor) -> Tensor:
+    def _open(self) -> Tensor:
         """(BH, R, P): pages not read whose bounds do not rule them out. A row that is NaN stays so whatever is read."""
-        above = (self.bounds > floor.unsqueeze(-1)) & ~floor.isnan().unsqueeze(-1)
+        above = (self.bounds > self.floor.unsqueeze(-1)) & ~self.floor.isnan().unsqueeze(-1)
         return above & ~self.read.unsqueeze(1)
 
     def _best(self, wanted: Tensor, size: int) -> Tensor:
@@ -132,29 +130,45 @@ class Search:
         return self.pages.keep[head, page].unsqueeze(1) & (place.unsqueeze(1) <= self.last[:, None])
 
     def _look(self, chosen: Tensor) -> None:
-        """Narrow the bounds of pages (BH, P) by their keys' cells."""
-        head, page = chosen.nonzero(as_tuple=True)
+        """Narrow the bounds of pages (BH, P) by their keys' cells, and raise the threshold."""
+        head, page = (chosen & ~self.looked).nonzero(as_tuple=True)
+        if not len(head):
+            return
         part = self.pages.summary.changed(lambda x: x[head, page])
-        found = bounds_of_keys(self.scaled[head], part).masked_fill(~self._seen(head, page), -torch.inf).amax(-1)
-        found = found + self.slack[head]
+        above, width = bounds_of_keys(self.scaled[head], part)
+        slack = self.slack[head].unsqueeze(-1)
+        seen = self._seen(head, page)
+        highest = torch.where(seen, above + slack, -torch.inf).amax(-1)
         before = self.bounds[head, :, page]
         # Where a number is not finite, nothing is learned.
-        self.bounds[head, :, page] = torch.where(found.isnan(), before, torch.minimum(before, found))
+        self.bounds[head, :, page] = torch.where(highest.isnan(), before, torch.minimum(before, highest))
         self.looked |= chosen
+        # Scores are not below these, nor is the threshold below theirs.
+        lowest = above - width - slack
+        z = self._by_row(head, torch.where(seen & lowest.isfinite(), lowest, -torch.inf))[0]
+        self.floor = torch.maximum(self.floor, lowest_of_support(z, self._solve(z), self.alpha))
 
     def _read(self, chosen: Tensor) -> None:
         """Scores of the keys of pages (BH, P)."""
         head, page = chosen.nonzero(as_tuple=True)
-        count = chosen.sum(-1)
-        slot = torch.arange(len(head), device=head.device) - (count.cumsum(0) - count)[head]
         k = self.pages.keys.index_select(0, head * self.pages.held + page).to(self.query.dtype)
         z = scaled_products(self.query[head], k, self.scale).masked_fill_(~self._seen(head, page), -torch.inf)
-        heads, rows, before = self.scores.shape
-        block = z.new_full((heads, int(count.max()), rows, self.page_size), -torch.inf)
-        block[head, slot] = z
-        self.scores = torch.cat([self.scores, block.transpose(1, 2).reshape(heads, rows, -1)], -1)
-        self.places = torch.cat([self.places, torch.stack([head, page, slot + before // self.page_size])], 1)
+        rows, slot = self._by_row(head, z)
+        self.places = torch.cat(
+            [self.places, torch.stack([head, page, slot + self.scores.shape[-1] // self.page_size])], 1
+        )
+        self.scores = torch.cat([self.scores, rows], -1)
         self.read |= chosen
+
+    def _by_row(self, head: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        """(BH, R, most pages of a head x page_size) of scores (G, R, page_size) whose heads ascend, with -inf where a
+        head has fewer pages; and the place (G) of each page in its row.
+        """
+        count = torch.bincount(head, minlength=len(self.query))
+        slot = torch.arange(len(head), device=head.device) - (count.cumsum(0) - count)[head]
+        block = z.new_full((len(count), int(count.max()), *z.shape[1:]), -torch.inf)
+        block[head, slot] = z
+        return block.transpose(1, 2).flatten(2), slot
 
     def _solve(self, z: Tensor) -> Tensor:
         return get("entmax")(z, alpha=self.alpha, backend=self.backend)
@@ -166,7 +180,7 @@ class Search:
     def _average(self, p: Tensor) -> tuple[Tensor, Tensor]:
         """(BH, R, dv), and how many pages (BH) of values it took: those with probability."""
         head, page, slot = self.places
-        p = p.unflatten(-1, (-1, self.page_size))[head, :, slot]
+        p = p.unflatten(-1, (p.shape[-1] // self.page_size, self.page_size))[head, :, slot]
         # NaN is not 0.
         used = (p != 0).flatten(1).any(-1)
         head, page, slot, p = head[used], page[used], slot[used], p[used]
@@ -208,6 +222,7 @@ def lowest_of_support(z: Tensor, p: Tensor, alpha: Number) -> Tensor:
     z, top, below = torch.where(known, z, 0.0), torch.where(known, top, 0.0), torch.where(known, below, 1.0)
     step = 4 * torch.finfo(p.dtype).eps * (below + top.abs())
     t = top - below
+    proven = torch.zeros_like(known)
     for _ in range(64):
         # The powers round by up to eps / a of themselves.
         proven = (a * (z - t)).clamp_min(0).pow(1 / a).sum(-1, keepdim=True) >= 1 + 8 * eps * (1 + 1 / a)

@@ -72,7 +72,7 @@ class PagedCache:
         >>> cache.append(key, key)
         >>> out, stats = cache.attend(torch.tensor([[[[2.0, 0.0]]]]), alpha=2.0)
         >>> out, stats.keys_read, stats.pages
-        (tensor([[[[8.7642, 0.2358]]]]), tensor([[4]]), 10)
+        (tensor([[[[9., 0.]]]]), tensor([[4]]), 10)
 
     References:
         peters2019sparse
@@ -162,9 +162,8 @@ class PagedCache:
             backend: as in `entmax`.
 
         Returns:
-            ((B, Hq, n, dv) in the dtype of the query, `PagedStats`). Half precision is computed in float32. Queries that
-            see no key get zeros. A NaN in a key makes NaN of the queries that see it, one in a value of those that
-            read its page.
+            ((B, Hq, n, dv) in the dtype of the query, `PagedStats`). Half precision is computed in float32. Queries
+            that see no key get zeros. A NaN in a key makes NaN of the queries that see it, one in a value may.
 
         Raises:
             ShapeError: a query that does not fit the cache; more queries than tokens.
@@ -243,7 +242,7 @@ class PagedCache:
         return self._summary
 
     def _check_query(self, query: Tensor) -> None:
-        keys, _ = self._held()
+        self._held()
         if query.dim() != 4:
             raise ShapeError(f"query of shape {tuple(query.shape)}", "(B, Hq, n, d)", "Add the missing dimensions")
         check_shapes(query, self.keys, self.values, True)
