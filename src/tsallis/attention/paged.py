@@ -88,6 +88,8 @@ class PagedCache:
         self._summary: Summary | None = None
         # Which keys take part; None while all do.
         self._keep: Tensor | None = None
+        self._read: Tensor | int = 0
+        self._there = 0
 
     def __len__(self) -> int:
         return self._length
@@ -196,8 +198,10 @@ class PagedCache:
         keys_read, values_read, cells_read = (
             x.reshape(self.keys.shape[:2]) for x in (found.keys, found.values, found.cells)
         )
+        count = pages.keep.shape[1]
+        self._read, self._there = self._read + keys_read.sum(), self._there + count * heads
         return found.out.reshape(B, Hq, n, -1).to(query.dtype), PagedStats(
-            pages.keep.shape[1], keys_read, values_read, cells_read, found.rounds, found.residual.reshape(B, Hq, n)
+            count, keys_read, values_read, cells_read, found.rounds, found.residual.reshape(B, Hq, n)
         )
 
     def reorder(self, index: Tensor) -> None:
@@ -231,6 +235,11 @@ class PagedCache:
     def reset(self) -> None:
         """Forget all tokens, and for how many heads and dtypes there was room."""
         self._length, self._keys, self._values, self._summary, self._keep = 0, None, None, None, None
+        self._read = self._there = 0
+
+    def pages_read(self) -> tuple[int, int]:
+        """(pages whose keys were read, pages there were), of all heads, in all calls of `attend` so far."""
+        return int(self._read), self._there
 
     def _held(self) -> tuple[Tensor, Tensor]:
         if self._keys is None or self._values is None:
