@@ -43,7 +43,7 @@ def _full(
 
 def _support_was_read(q: Tensor, cache: PagedCache, alpha: Any, backend: str | None = None) -> None:
     """Ask the search itself which pages it read, when it may not read all in one pass."""
-    pages, (n, d) = cache._pages(None), q.shape[2:]
+    pages, (n, d) = cache._filled().pages(None), q.shape[2:]
     rows = q.reshape(len(pages.keep), -1, d)
     last = torch.arange(len(cache) - n, len(cache)).repeat(rows.shape[1] // n)
     search = page_search.Search(pages, rows, last, alpha, d**-0.5, backend)
@@ -83,6 +83,19 @@ def test_appending_pieces_equals_attention_to_all_keys(cells: bool, page_size: i
     assert len(cache) == at
     assert torch.equal(cache.keys, k[:, :, :at])
     assert torch.equal(cache.values, v[:, :, :at])
+
+
+@pytest.mark.parametrize("alpha", [1.1, 1.5, 2.0])
+@pytest.mark.parametrize("factor", [2.0**-10, 0.25, 4.0, 2.0**10])
+def test_float32_loses_no_key(cells: bool, alpha: float, factor: float) -> None:
+    """Eighths times a power of two: scores are exact, many are equal, and many lie at the edge of the support."""
+    k, q = (factor * (8 * _draw(0, (2, 2), 400, 16)).round() / 8, (8 * _draw(2, (2, 8), 2, 16)).round() / 8)
+    v = _draw(1, (2, 2), 400, 16)
+    cache = PagedCache(8, cells=cells)
+    cache.append(k.float(), v.float())
+    out, _ = cache.attend(q.float(), alpha=alpha)
+    torch.testing.assert_close(out.double(), _full(q, k, v, alpha), rtol=0, atol=2e-6)
+    torch.testing.assert_close(out, _full(q.float(), k.float(), v.float(), alpha), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("told", ["append", "attend", "both"])
@@ -255,6 +268,9 @@ def test_one_key(cells: bool) -> None:
     out, stats = cache.attend(torch.randn(2, 4, 1, 4))
     assert torch.equal(out, v.repeat_interleave(2, 1))
     assert stats.keys_read.tolist() == [[1, 1], [1, 1]]
+    assert cache.attend(torch.randn(2, 4, 0, 4))[0].shape == (2, 4, 0, 3)
+    cache.append(k[:, :, :0], v[:, :, :0])
+    assert len(cache) == 1
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -323,10 +339,10 @@ def test_appending_does_not_copy_the_cache() -> None:
     cache.append(torch.randn(1, 2, 8192, 16), torch.randn(1, 2, 8192, 16))
     one = torch.randn(1, 2, 1, 16)
     cache.append(one, one)
-    places = [x.data_ptr() for x in (cache.keys, cache.values, *cache._summaries().each())]
+    places = [x.data_ptr() for x in (cache.keys, cache.values, *cache._filled().summary.each())]
     for _ in range(100):
         cache.append(one, one)
-    assert [x.data_ptr() for x in (cache.keys, cache.values, *cache._summaries().each())] == places
+    assert [x.data_ptr() for x in (cache.keys, cache.values, *cache._filled().summary.each())] == places
     # What is copied in all is as long as what is there.
     copies = 0
     for _ in range(3000):
@@ -335,12 +351,12 @@ def test_appending_does_not_copy_the_cache() -> None:
         copies += cache.keys.data_ptr() != before
     assert copies == 0
     assert cache.keys.shape == (1, 2, 8192 + 3101, 16)
-    assert cache._keys.shape[2] == 2 * 8192
+    assert cache._filled().keys.shape[2] == 2 * 8192
     small = PagedCache(4)
     seen = set()
     for _ in range(300):
         small.append(one, one)
-        seen.add(small._keys.shape[2])
+        seen.add(small._filled().keys.shape[2])
     assert seen == {4, 8, 16, 32, 64, 128, 256, 512}
 
 

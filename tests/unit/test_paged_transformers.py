@@ -137,7 +137,7 @@ def test_update_copies_nothing() -> None:
     more, _ = layer.update(torch.randn(1, 2, 1, 8), torch.randn(1, 2, 1, 8))
     assert keys.tsallis_pages is more.tsallis_pages is layer.pages
     assert more.data_ptr() == keys.data_ptr()
-    assert values.untyped_storage().data_ptr() == layer.pages._values.untyped_storage().data_ptr()
+    assert values.untyped_storage().data_ptr() == layer.pages.values.untyped_storage().data_ptr()
 
 
 def test_where_the_paged_way_does_not_apply(model: Any) -> None:

@@ -12,8 +12,8 @@ from ..core.inputs import check_tensor, checked_mask, is_integer, is_number
 from ..core.mapping import HALF
 from .blocks import folded
 from .inputs import alpha_of_heads, check_shapes
-from .page_bounds import Summary, summarise
-from .page_search import Pages, Search
+from .page_search import Search
+from .page_store import PageStore
 
 
 class PagedStats(NamedTuple):
@@ -82,32 +82,33 @@ class PagedCache:
         if not is_integer(page_size) or page_size < 1:
             raise ParameterError(f"page_size={page_size!r}", "a number of keys, 1 or more", "Choose 8, 16 or 32")
         self.page_size, self.cells = int(page_size), bool(cells)
-        self._length = 0
-        self._keys: Tensor | None = None
-        self._values: Tensor | None = None
-        self._summary: Summary | None = None
-        # Which keys take part; None while all do.
-        self._keep: Tensor | None = None
+        self._store: PageStore | None = None
         self._read: Tensor | int = 0
         self._there = 0
 
     def __len__(self) -> int:
-        return self._length
+        return 0 if self._store is None else self._store.length
 
     @property
     def keys(self) -> Tensor:
         """(B, H, N, d), a view: valid until the next `append`, `reorder` or `crop`."""
-        return self._held()[0][:, :, : self._length]
+        return self._filled().keys[:, :, : len(self)]
 
     @property
     def values(self) -> Tensor:
         """(B, H, N, dv), a view: valid until the next `append`, `reorder` or `crop`."""
-        return self._held()[1][:, :, : self._length]
+        return self._filled().values[:, :, : len(self)]
 
     @property
     def keep(self) -> Tensor | None:
         """(B, N) which keys take part, as told to `append`; None if all do."""
-        return None if self._keep is None else self._keep[:, : self._length]
+        keep = self._filled().keep
+        return None if keep is None else keep[:, : len(self)]
+
+    def _filled(self) -> PageStore:
+        if self._store is None:
+            raise TsallisError("An empty cache", "tokens in it", "Append keys and values first")
+        return self._store
 
     def append(self, key: Tensor, value: Tensor, keep: Tensor | None = None) -> None:
         """Add new tokens behind those that are there.
@@ -126,24 +127,14 @@ class PagedCache:
         if key.dim() != 4:
             raise ShapeError(f"key of shape {tuple(key.shape)}", "(B, H, n, d)", "Add the missing dimensions")
         check_shapes(key, key, value, False)
-        if self._keys is not None:
-            _like_before("key", key, self._keys)
+        if self._store is not None:
+            _like_before("key", key, self.keys)
             _like_before("value", value, self.values)
-        n = key.shape[2]
         if keep is not None:
-            keep = checked_mask(key[:, 0, :, 0], keep).expand(len(key), n)
-            hidden = ~keep[:, None, :, None]
-            key, value = key.masked_fill(hidden, 0.0), value.masked_fill(hidden, 0.0)
-        self._make_room(key, value, self._length + n, keep is not None)
-        keys, values = self._held()
-        new = slice(self._length, self._length + n)
-        keys[:, :, new], values[:, :, new] = key, value
-        if self._keep is not None:
-            self._keep[:, new] = True if keep is None else keep
-        first = self._length // self.page_size
-        self._length += n
-        if n:
-            self._summarise(first)
+            keep = checked_mask(key.new_empty(len(key), key.shape[2]), keep).expand(len(key), key.shape[2])
+        if self._store is None:
+            self._store = PageStore(self.page_size, self.cells, key, value)
+        self._store.append(key, value, keep)
 
     def attend(
         self,
@@ -183,11 +174,13 @@ class PagedCache:
         found_alpha = alpha_of_heads(alpha, query)
         _without_gradient(query=query, alpha=found_alpha)
         B, Hq, n, d = query.shape
+        if keep is not None:
+            keep = checked_mask(query.new_empty(B, len(self)), keep).expand(B, -1)
         compute = torch.float32 if query.dtype in HALF else query.dtype
         with torch.no_grad(), torch.autocast(query.device.type, enabled=False):
-            pages = self._pages(keep)
+            pages = self._filled().pages(keep)
             heads, group = len(pages.keep), Hq // self.keys.shape[1]
-            last = torch.arange(self._length - n, self._length, device=query.device).repeat(group)
+            last = torch.arange(len(self) - n, len(self), device=query.device).repeat(group)
             if isinstance(found_alpha, Tensor) and found_alpha.dim():
                 found_alpha = found_alpha.expand(B, Hq, n, 1).reshape(heads, group * n, 1)
             # Together the queries of the heads that share keys.
@@ -200,7 +193,7 @@ class PagedCache:
         )
         count = pages.keep.shape[1]
         self._read, self._there = self._read + keys_read.sum(), self._there + count * heads
-        return found.out.reshape(B, Hq, n, -1).to(query.dtype), PagedStats(
+        return found.out.reshape(B, Hq, n, found.out.shape[-1]).to(query.dtype), PagedStats(
             count, keys_read, values_read, cells_read, found.rounds, found.residual.reshape(B, Hq, n)
         )
 
@@ -209,120 +202,34 @@ class PagedCache:
         index = check_tensor(index, "index")
         if index.dim() != 1 or index.is_floating_point() or index.dtype == torch.bool:
             raise ShapeError(f"index of shape {tuple(index.shape)}, {index.dtype}", "(B') integers", "Reshape it")
-        keys, values = self._held()
-        index = index.to(keys.device)
-        with torch.inference_mode(False):
-            index = index.clone()
-            self._keys, self._values = keys.index_select(0, index), values.index_select(0, index)
-            self._summary = self._summaries().changed(lambda x: x.index_select(0, index))
-            if self._keep is not None:
-                self._keep = self._keep.index_select(0, index)
+        store = self._filled()
+        store.select(index.to(store.keys.device))
 
     def crop(self, length: int) -> None:
         """Forget all but the first `length` tokens."""
-        if not is_integer(length) or not 0 <= length <= self._length:
-            raise ParameterError(f"length={length!r}", f"a number from 0 to {self._length}", "Choose one inside")
-        if length == self._length:
-            return
-        keys, values = self._held()
-        # A NaN must not stay in a page that is read.
-        keys[:, :, length : self._length] = 0
-        values[:, :, length : self._length] = 0
-        self._length = int(length)
-        if length % self.page_size:
-            self._summarise(length // self.page_size)
+        if not is_integer(length) or not 0 <= length <= len(self):
+            raise ParameterError(f"length={length!r}", f"a number from 0 to {len(self)}", "Choose one inside")
+        if self._store is not None and length < len(self):
+            self._store.crop(int(length))
 
     def reset(self) -> None:
-        """Forget all tokens, and for how many heads and dtypes there was room."""
-        self._length, self._keys, self._values, self._summary, self._keep = 0, None, None, None, None
-        self._read = self._there = 0
+        """Forget all tokens, for how many heads there was room and of which dtype."""
+        self._store, self._read, self._there = None, 0, 0
 
     def pages_read(self) -> tuple[int, int]:
         """(pages whose keys were read, pages there were), of all heads, in all calls of `attend` so far."""
         return int(self._read), self._there
 
-    def _held(self) -> tuple[Tensor, Tensor]:
-        if self._keys is None or self._values is None:
-            raise TsallisError("An empty cache", "tokens in it", "Append keys and values first")
-        return self._keys, self._values
-
-    def _summaries(self) -> Summary:
-        assert self._summary is not None
-        return self._summary
-
     def _check_query(self, query: Tensor) -> None:
-        self._held()
+        self._filled()
         if query.dim() != 4:
             raise ShapeError(f"query of shape {tuple(query.shape)}", "(B, Hq, n, d)", "Add the missing dimensions")
         check_shapes(query, self.keys, self.values, True)
-        if query.shape[2] > self._length:
+        if query.shape[2] > len(self):
             raise ShapeError(
-                f"{query.shape[2]} queries, {self._length} keys", "the queries of the newest tokens",
+                f"{query.shape[2]} queries, {len(self)} keys", "the queries of the newest tokens",
                 "Append their keys first",
             )  # fmt: skip
-
-    def _make_room(self, key: Tensor, value: Tensor, length: int, hides: bool) -> None:
-        """Room for tokens up to `length`, twice what there was if that is not enough."""
-        B, H, _, d = key.shape
-        held = 0 if self._keys is None else self._keys.shape[2]
-        size = self.page_size
-        pages = -(-length // size) if held == 0 else max(-(-length // size), 2 * held // size)
-        # Tensors made in inference mode could not be written to outside.
-        with torch.inference_mode(False), torch.no_grad():
-            if self._keep is None and hides:
-                self._keep = torch.ones(B, max(held, pages * size), dtype=torch.bool, device=key.device)
-            if self._keys is not None and length <= held:
-                return
-            wide = torch.float32 if key.dtype in HALF else key.dtype
-            like = torch.empty(0, dtype=wide, device=key.device)
-            summary = Summary.empty((B, H, pages), d, size, self.cells, like)
-            # Zeros, not what happens to be there: a page is read as a whole.
-            keys = torch.zeros(B, H, pages * size, d, dtype=key.dtype, device=key.device)
-            values = torch.zeros(B, H, pages * size, value.shape[-1], dtype=value.dtype, device=value.device)
-            if self._keys is not None and self._values is not None:
-                keys[:, :, :held], values[:, :, :held] = self._keys, self._values
-                for new, old in zip(summary.each(), self._summaries().each(), strict=True):
-                    new[:, :, : old.shape[2]] = old
-            if self._keep is not None and self._keep.shape[1] < pages * size:
-                keep = torch.ones(B, pages * size, dtype=torch.bool, device=key.device)
-                keep[:, : self._keep.shape[1]] = self._keep
-                self._keep = keep
-            self._keys, self._values, self._summary = keys, values, summary
-
-    def _keep_of_pages(self, first: int, keep: Tensor | None = None) -> Tensor:
-        """(B or 1, pages from the first, page_size): which keys are there and take part."""
-        keys, _ = self._held()
-        size, start = self.page_size, first * self.page_size
-        end = -(-self._length // size) * size
-        there = (torch.arange(start, end, device=keys.device) < self._length).unsqueeze(0)
-        if self._keep is not None:
-            there = there & self._keep[:, start:end]
-        if keep is not None:
-            there = there & torch.nn.functional.pad(keep, (0, end - self._length))
-        return there.unflatten(1, (-1, size))
-
-    def _summarise(self, first: int) -> None:
-        """The pages from the first on, again."""
-        keys, summary = self._held()[0], self._summaries()
-        keep = self._keep_of_pages(first)
-        part = keys[:, :, first * self.page_size : (first + keep.shape[1]) * self.page_size]
-        part = part.unflatten(2, (-1, self.page_size)).to(summary.middle.dtype)
-        found = summarise(part, keep.unsqueeze(1).expand(part.shape[:-1]), self.cells)
-        for old, new in zip(summary.each(), found.each(), strict=True):
-            old[:, :, first : first + keep.shape[1]] = new
-
-    def _pages(self, keep: Tensor | None) -> Pages:
-        keys, values = self._held()
-        (B, H), size = keys.shape[:2], self.page_size
-        if keep is not None:
-            keep = checked_mask(keys[:, 0, : self._length, 0], keep).expand(B, -1)
-        used = self._keep_of_pages(0, keep)
-        count = used.shape[1]
-        return Pages(
-            keys.view(-1, size, keys.shape[-1]), values.view(-1, size, values.shape[-1]), keys.shape[2] // size,
-            self._summaries().changed(lambda x: x[:, :, :count].flatten(0, 1)),
-            used.unsqueeze(1).expand(B, H, -1, -1).flatten(0, 1),
-        )  # fmt: skip
 
 
 def _without_gradient(**inputs: object) -> None:

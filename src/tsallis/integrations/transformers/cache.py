@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -104,8 +105,9 @@ class PagedKeyValues(Cache):
 
     def __init__(self, page_size: int = 16, *, cells: bool = True) -> None:
         PagedCache(page_size)
-        # Called without arguments, where `Cache` would have a class.
-        super().__init__(layer_class_to_replicate=lambda: PagedLayer(page_size, cells=cells))  # pyright: ignore[reportArgumentType]
+        # `Cache` calls it without arguments, as it would a class.
+        layer = partial(PagedLayer, page_size, cells=cells)
+        super().__init__(layer_class_to_replicate=layer)  # pyright: ignore[reportArgumentType]
 
     def pages_read(self) -> tuple[int, int]:
         """(pages whose keys `paged_attention` read, pages there were), over all heads, layers and steps."""
