@@ -21,6 +21,7 @@ def cells(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bo
     if request.param != "as it is":
         monkeypatch.setattr(page_search, "FEWEST", 1)
         monkeypatch.setattr(page_search, "LOOKED", 0.0)
+        monkeypatch.setattr(page_search, "CACHED", 1000)
     if request.param == "never all":
         monkeypatch.setattr(page_search, "DENSE", 2.0)
     return request.param != "no cells"
@@ -57,11 +58,20 @@ def _support_was_read(q: Tensor, cache: PagedCache, alpha: Any, backend: str | N
     assert bool((search.read | ~some).all())
 
 
+def _summary_is_fresh(cache: PagedCache) -> None:
+    """What was kept while the cache changed is what all its tokens at once give."""
+    fresh = PagedCache(cache.page_size, cells=cache.cells)
+    fresh.append(cache.keys, cache.values, cache.keep)
+    pages = (x._filled().pages(None).summary.each() for x in (cache, fresh))
+    for a, b in zip(*pages, strict=True):
+        assert torch.equal(a, b)
+
+
 @pytest.mark.parametrize("page_size", [1, 3, 8, 16, 64])
 @pytest.mark.parametrize("alpha", [1.5, 1.2, 2.0, 3.0, 1.0, 0.7, "heads", "batch"])
 def test_appending_pieces_equals_attention_to_all_keys(cells: bool, page_size: int, alpha: Any) -> None:
     heads = torch.tensor([1.2, 1.5, 2.0, 1.05], dtype=torch.float64)
-    alpha = {"heads": heads, "batch": torch.stack([heads, heads.flip(0), heads + 0.5])}.get(alpha, alpha)
+    alpha = {"heads": heads, "batch": torch.stack([heads, heads.flip(0), heads - 0.5])}.get(alpha, alpha)
     k, v = _draw(0, (3, 2), 150, 7, 4.0), _draw(1, (3, 2), 150, 5)
     generator = torch.Generator().manual_seed(page_size)
     cache, at = PagedCache(page_size, cells=cells), 0
@@ -83,6 +93,7 @@ def test_appending_pieces_equals_attention_to_all_keys(cells: bool, page_size: i
     assert len(cache) == at
     assert torch.equal(cache.keys, k[:, :, :at])
     assert torch.equal(cache.values, v[:, :, :at])
+    _summary_is_fresh(cache)
 
 
 @pytest.mark.parametrize("alpha", [1.1, 1.5, 2.0])
@@ -375,6 +386,7 @@ def test_batches_are_reordered_and_caches_cropped(cells: bool) -> None:
         out, stats = cache.attend(q)
         torch.testing.assert_close(out, _full(q, k[:, :, :length], v[:, :, :length], 1.5, keep[:, :length]))
         assert stats.pages == -(-length // 8)
+        _summary_is_fresh(cache)
     more = _draw(5, (5, 2), 30, 8, 4.0)
     cache.append(more, more)
     k, v = torch.cat([k[:, :, :3], more], 2), torch.cat([v[:, :, :3], more], 2)
@@ -397,6 +409,7 @@ def test_a_nan_that_was_cropped_is_gone() -> None:
     cache.append(bad, bad)
     cache.crop(9)
     torch.testing.assert_close(cache.attend(k[:, :, :1])[0], _full(k[:, :, :1], k[:, :, :9], k[:, :, :9], 1.5))
+    _summary_is_fresh(cache)
 
 
 def test_scale_and_backend_are_those_of_attention(cells: bool) -> None:

@@ -7,6 +7,7 @@ first, until there are none. What is read then holds the whole support.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from ..core.numerics import compute_dtype
 from ..core.registry import get
-from .blocks import scaled_products
+from .blocks import CACHED, ELSEWHERE, scaled_products
 from .inputs import Number
 from .page_bounds import Summary, bounds, bounds_of_keys, slack
 
@@ -134,8 +135,11 @@ class Search:
         head, page = (chosen & ~self.looked).nonzero(as_tuple=True)
         if not len(head):
             return
-        part = self.pages.summary.changed(lambda x: x[head, page])
-        above, width = bounds_of_keys(self.scaled[head], part)
+        parts = [
+            bounds_of_keys(self.scaled[h], self.pages.summary.changed(lambda x, at=(h, g): x[at]))
+            for h, g in self._parts(head, page)
+        ]
+        above, width = (torch.cat(x) for x in zip(*parts, strict=True))
         slack = self.slack[head].unsqueeze(-1)
         seen = self._seen(head, page)
         highest = torch.where(seen, above + slack, -torch.inf).amax(-1)
@@ -151,14 +155,28 @@ class Search:
     def _read(self, chosen: Tensor) -> None:
         """Scores of the keys of pages (BH, P)."""
         head, page = chosen.nonzero(as_tuple=True)
-        k = self.pages.keys.index_select(0, head * self.pages.held + page).to(self.query.dtype)
-        z = scaled_products(self.query[head], k, self.scale).masked_fill_(~self._seen(head, page), -torch.inf)
+        products = [
+            scaled_products(self.query[h], self._gathered(self.pages.keys, h, g), self.scale)
+            for h, g in self._parts(head, page)
+        ]
+        z = torch.cat(products).masked_fill_(~self._seen(head, page), -torch.inf)
         rows, slot = self._by_row(head, z)
         self.places = torch.cat(
             [self.places, torch.stack([head, page, slot + self.scores.shape[-1] // self.page_size])], 1
         )
         self.scores = torch.cat([self.scores, rows], -1)
         self.read |= chosen
+
+    def _gathered(self, x: Tensor, head: Tensor, page: Tensor) -> Tensor:
+        """(G, page_size, d or dv) of keys or values, in compute precision."""
+        return x.index_select(0, head * self.pages.held + page).to(self.query.dtype)
+
+    def _parts(self, *of_pages: Tensor) -> Iterator[tuple[Tensor, ...]]:
+        """As many pages (G) at a time as leave what is made of their keys in the cache."""
+        room = (CACHED if self.query.is_cpu else ELSEWHERE) // self.query.element_size()
+        step = max(1, room // (self.page_size * max(self.pages.keys.shape[-1], self.pages.values.shape[-1])))
+        # Of nothing, `split` would make one part.
+        return zip(*(x.split(step) if len(x) else () for x in of_pages), strict=True)
 
     def _by_row(self, head: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
         """(BH, R, most pages of a head x page_size) of scores (G, R, page_size) whose heads ascend, with -inf where a
@@ -184,11 +202,14 @@ class Search:
         # NaN is not 0.
         used = (p != 0).flatten(1).any(-1)
         head, page, slot, p = head[used], page[used], slot[used], p[used]
-        v = self.pages.values.index_select(0, head * self.pages.held + page).to(p.dtype)
-        # One place per page: sums have the same order on every device.
-        parts = p.new_zeros(len(self.query), 1 + int(slot.max()) if len(slot) else 1, self.query.shape[1], v.shape[-1])
-        parts[head, slot] = p @ v
-        return parts.sum(1), torch.bincount(head, minlength=len(self.query))
+        count = torch.bincount(head, minlength=len(self.query))
+        out = p.new_zeros(*self.query.shape[:2], self.pages.values.shape[-1])
+        for h, g, s, own in self._parts(head, page, slot, p):
+            # One place per page: sums have the same order on every device.
+            products = p.new_zeros(len(out), 1 + int(s.max()), *out.shape[1:])
+            products[h, s] = own @ self._gathered(self.pages.values, h, g)
+            out += products.sum(1)
+        return out, count
 
     def _all(self, rounds: int) -> Found:
         """All pages in one pass, without gathering."""
