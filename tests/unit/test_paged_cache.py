@@ -262,6 +262,16 @@ def test_what_is_not_finite_is_read(cells: bool) -> None:
     assert cache.attend(q)[0].isnan().all(-1).tolist()[0][0] == [True, False, False]
 
 
+def test_alphas_that_cannot_be_make_their_rows_nan(cells: bool) -> None:
+    k, q = _draw(0, (2, 2), 60, 4, 4.0), _draw(1, (2, 4), 2, 4)
+    cache = PagedCache(8, cells=cells)
+    cache.append(k, k)
+    for alpha in (torch.tensor([1.5, torch.nan, -1.0, 2.0]), torch.tensor([torch.nan, -1.0, 1.5, 2.0])):
+        out, _ = cache.attend(q, alpha=alpha.double())
+        assert out.isnan().any()
+        torch.testing.assert_close(out, _full(q, k, k, alpha.double()), equal_nan=True)
+
+
 def test_equal_keys_are_all_read(cells: bool) -> None:
     k, v = torch.ones(1, 1, 100, 4), torch.randn(1, 1, 100, 4)
     cache = PagedCache(8, cells=cells)

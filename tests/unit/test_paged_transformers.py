@@ -153,6 +153,10 @@ def test_where_the_paged_way_does_not_apply(model: Any) -> None:
     out = ask()
     assert out is not None
     torch.testing.assert_close(out.transpose(1, 2), ts.entmax_attention(query, key, value, enable_gqa=True))
+    out = ask(scaling=2.0, alpha=1.2)
+    assert out is not None
+    expected = ts.entmax_attention(query, key, value, enable_gqa=True, scale=2.0, alpha=1.2)
+    torch.testing.assert_close(out.transpose(1, 2), expected)
     assert ask(key=key.clone()) is None
     assert ask(query=torch.randn(2, 4, 9, 8)) is None
     assert ask(query=torch.randn(2, 4, 2, 8)) is None

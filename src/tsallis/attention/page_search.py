@@ -95,7 +95,8 @@ class Search:
         p = self.scores
         while True:
             if cells:
-                self._look(self._best(self._open(), count if rounds else max(FEWEST, int(LOOKED * count))))
+                if rounds == 0:
+                    self._look(self._best(self._open(), max(FEWEST, int(LOOKED * count))))
                 self._look(self._open().any(1))
             wanted = self._open()
             each = wanted.any(1)
@@ -150,7 +151,9 @@ class Search:
         # Scores are not below these, nor is the threshold below theirs.
         lowest = above - width - slack
         z = self._by_row(head, torch.where(seen & lowest.isfinite(), lowest, -torch.inf))[0]
-        self.floor = torch.maximum(self.floor, lowest_of_support(z, self._solve(z), self.alpha))
+        found = lowest_of_support(z, self._solve(z), self.alpha)
+        # Rows that are NaN for their alpha have to be read to become so.
+        self.floor = torch.maximum(self.floor, found.nan_to_num(-torch.inf, -torch.inf, -torch.inf))
 
     def _read(self, chosen: Tensor) -> None:
         """Scores of the keys of pages (BH, P)."""
