@@ -12,7 +12,9 @@ from torch import Tensor
 
 import tsallis as ts
 from tsallis.attention import PagedCache, page_bounds, page_search
-from tsallis.core.errors import ParameterError, ShapeError, TsallisError
+from tsallis.core.errors import TsallisError
+
+from .paging import draw, full, summary_is_fresh
 
 
 @pytest.fixture(params=["as it is", "small steps", "never all", "no cells"])
@@ -25,21 +27,6 @@ def cells(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bo
     if request.param == "never all":
         monkeypatch.setattr(page_search, "DENSE", 2.0)
     return request.param != "no cells"
-
-
-def _draw(seed: int, lead: tuple[int, int], n: int, d: int, factor: float = 1.0) -> Tensor:
-    return factor * torch.randn(*lead, n, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def _full(
-    q: Tensor, k: Tensor, v: Tensor, alpha: Any, keep: Tensor | None = None, scale: float | None = None
-) -> Tensor:
-    """Attention to all keys, aligned at the end."""
-    n, m = q.shape[2], k.shape[2]
-    seen = torch.ones(n, m, dtype=torch.bool).tril(m - n)
-    if keep is not None:
-        seen = seen & keep[:, None, None]
-    return ts.entmax_attention(q, k, v, seen, alpha=alpha, enable_gqa=True, scale=scale)
 
 
 def _support_was_read(q: Tensor, cache: PagedCache, alpha: Any, backend: str | None = None) -> None:
@@ -58,21 +45,12 @@ def _support_was_read(q: Tensor, cache: PagedCache, alpha: Any, backend: str | N
     assert bool((search.read | ~some).all())
 
 
-def _summary_is_fresh(cache: PagedCache) -> None:
-    """What was kept while the cache changed is what all its tokens at once give."""
-    fresh = PagedCache(cache.page_size, cells=cache.cells)
-    fresh.append(cache.keys, cache.values, cache.keep)
-    pages = (x._filled().pages(None).summary.each() for x in (cache, fresh))
-    for a, b in zip(*pages, strict=True):
-        assert torch.equal(a, b)
-
-
 @pytest.mark.parametrize("page_size", [1, 3, 8, 16, 64])
 @pytest.mark.parametrize("alpha", [1.5, 1.2, 2.0, 3.0, 1.0, 0.7, "heads", "batch"])
 def test_appending_pieces_equals_attention_to_all_keys(cells: bool, page_size: int, alpha: Any) -> None:
     heads = torch.tensor([1.2, 1.5, 2.0, 1.05], dtype=torch.float64)
     alpha = {"heads": heads, "batch": torch.stack([heads, heads.flip(0), heads - 0.5])}.get(alpha, alpha)
-    k, v = _draw(0, (3, 2), 150, 7, 4.0), _draw(1, (3, 2), 150, 5)
+    k, v = draw(0, (3, 2), 150, 7, 4.0), draw(1, (3, 2), 150, 5)
     generator = torch.Generator().manual_seed(page_size)
     cache, at = PagedCache(page_size, cells=cells), 0
     for step in range(8):
@@ -83,9 +61,9 @@ def test_appending_pieces_equals_attention_to_all_keys(cells: bool, page_size: i
         few = 1 + step % 3
         if at < few:
             continue
-        q = _draw(2 + step, (3, 4), few, 7, 2.0)
+        q = draw(2 + step, (3, 4), few, 7, 2.0)
         out, stats = cache.attend(q, alpha=alpha)
-        torch.testing.assert_close(out, _full(q, k[:, :, :at], v[:, :, :at], alpha), rtol=0, atol=1e-10)
+        torch.testing.assert_close(out, full(q, k[:, :, :at], v[:, :, :at], alpha), rtol=0, atol=1e-10)
         assert stats.exact
         assert float(stats.residual.max()) < 1e-12
         assert stats.pages == -(-at // page_size)
@@ -93,29 +71,29 @@ def test_appending_pieces_equals_attention_to_all_keys(cells: bool, page_size: i
     assert len(cache) == at
     assert torch.equal(cache.keys, k[:, :, :at])
     assert torch.equal(cache.values, v[:, :, :at])
-    _summary_is_fresh(cache)
+    summary_is_fresh(cache)
 
 
 @pytest.mark.parametrize("alpha", [1.1, 1.5, 2.0])
 @pytest.mark.parametrize("factor", [2.0**-10, 0.25, 4.0, 2.0**10])
 def test_float32_loses_no_key(cells: bool, alpha: float, factor: float) -> None:
     """Eighths times a power of two: scores are exact, many are equal, and many lie at the edge of the support."""
-    k, q = (factor * (8 * _draw(0, (2, 2), 400, 16)).round() / 8, (8 * _draw(2, (2, 8), 2, 16)).round() / 8)
-    v = _draw(1, (2, 2), 400, 16)
+    k, q = (factor * (8 * draw(0, (2, 2), 400, 16)).round() / 8, (8 * draw(2, (2, 8), 2, 16)).round() / 8)
+    v = draw(1, (2, 2), 400, 16)
     cache = PagedCache(8, cells=cells)
     cache.append(k.float(), v.float())
     out, _ = cache.attend(q.float(), alpha=alpha)
-    torch.testing.assert_close(out.double(), _full(q, k, v, alpha), rtol=0, atol=2e-6)
-    torch.testing.assert_close(out, _full(q.float(), k.float(), v.float(), alpha), rtol=0, atol=1e-6)
+    torch.testing.assert_close(out.double(), full(q, k, v, alpha), rtol=0, atol=2e-6)
+    torch.testing.assert_close(out, full(q.float(), k.float(), v.float(), alpha), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("told", ["append", "attend", "both"])
 def test_padding_is_never_read(cells: bool, told: str) -> None:
-    k, v, q = _draw(0, (3, 2), 60, 8, 4.0), _draw(1, (3, 2), 60, 8), _draw(2, (3, 4), 2, 8, 2.0)
+    k, v, q = draw(0, (3, 2), 60, 8, 4.0), draw(1, (3, 2), 60, 8), draw(2, (3, 4), 2, 8, 2.0)
     keep = torch.ones(3, 60, dtype=torch.bool)
     keep[0, :20], keep[1, 30:37], keep[2, 58:] = False, False, False
     hidden = ~keep[:, None, :, None]
-    expected = _full(q, k, v, 1.5, keep)
+    expected = full(q, k, v, 1.5, keep)
     loud = k.masked_fill(hidden, 1e4)
     cache = PagedCache(8, cells=cells)
     if told != "attend":
@@ -132,11 +110,11 @@ def test_padding_is_never_read(cells: bool, told: str) -> None:
 
 
 def test_a_batch_entry_of_padding_only_gives_zeros(cells: bool) -> None:
-    k, q = _draw(0, (2, 1), 20, 4), _draw(1, (2, 1), 1, 4)
+    k, q = draw(0, (2, 1), 20, 4), draw(1, (2, 1), 1, 4)
     cache = PagedCache(4, cells=cells)
     cache.append(k, k, torch.tensor([[True], [False]]))
     out, stats = cache.attend(q)
-    torch.testing.assert_close(out[:1], _full(q, k, k, 1.5)[:1])
+    torch.testing.assert_close(out[:1], full(q, k, k, 1.5)[:1])
     assert not out[1].any()
     assert not stats.residual.any()
     assert int(stats.keys_read[1]) in (0, stats.pages)
@@ -166,7 +144,7 @@ def test_no_key_with_probability_is_skipped(
         cache = PagedCache(page_size, cells=cells)
         cache.append(k, v)
         out, _ = cache.attend(q, alpha=alpha, scale=0.5)
-        torch.testing.assert_close(out, _full(q, k, v, alpha, scale=0.5), rtol=0, atol=1e-6)
+        torch.testing.assert_close(out, full(q, k, v, alpha, scale=0.5), rtol=0, atol=1e-6)
         _support_was_read(q, cache, alpha)
 
 
@@ -216,8 +194,8 @@ def test_thresholds_are_never_too_high(cells: bool) -> None:
 
 def test_a_bound_that_is_too_low_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """The comparisons of this file fail where a page with probability is ruled out."""
-    k, v, q = _draw(0, (1, 1), 200, 8, 4.0), _draw(1, (1, 1), 200, 8), _draw(2, (1, 2), 1, 8, 2.0)
-    expected = _full(q, k, v, 1.5)
+    k, v, q = draw(0, (1, 1), 200, 8, 4.0), draw(1, (1, 1), 200, 8), draw(2, (1, 2), 1, 8, 2.0)
+    expected = full(q, k, v, 1.5)
     best = (q @ k.mT)[0, 0, 0].argmax() // 16
     bounds = page_bounds.bounds
 
@@ -242,7 +220,7 @@ def test_a_bound_that_is_too_low_is_noticed(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_what_is_not_finite_is_read(cells: bool) -> None:
     """A NaN, an infinity or a product out of range behind the last page of interest."""
-    k, v, q = (x.float() for x in (_draw(0, (1, 2), 90, 4, 4.0), _draw(1, (1, 2), 90, 4), _draw(2, (1, 2), 3, 4)))
+    k, v, q = (x.float() for x in (draw(0, (1, 2), 90, 4, 4.0), draw(1, (1, 2), 90, 4), draw(2, (1, 2), 3, 4)))
     q[0, 1, 1] = torch.tensor([2.0, 0.0, 0.0, 0.0])
     for bad in (torch.nan, torch.inf, -torch.inf, 3e38, 1e25):
         for place in (0, 50, 88):
@@ -251,7 +229,7 @@ def test_what_is_not_finite_is_read(cells: bool) -> None:
             cache = PagedCache(8, cells=cells)
             cache.append(own, v)
             out, _ = cache.attend(q)
-            expected = _full(q, own, v, 1.5)
+            expected = full(q, own, v, 1.5)
             torch.testing.assert_close(out, expected, equal_nan=True)
             assert not out[0, 0].isnan().any()
             if bad != bad and place == 88:
@@ -263,13 +241,13 @@ def test_what_is_not_finite_is_read(cells: bool) -> None:
 
 
 def test_alphas_that_cannot_be_make_their_rows_nan(cells: bool) -> None:
-    k, q = _draw(0, (2, 2), 60, 4, 4.0), _draw(1, (2, 4), 2, 4)
+    k, q = draw(0, (2, 2), 60, 4, 4.0), draw(1, (2, 4), 2, 4)
     cache = PagedCache(8, cells=cells)
     cache.append(k, k)
     for alpha in (torch.tensor([1.5, torch.nan, -1.0, 2.0]), torch.tensor([torch.nan, -1.0, 1.5, 2.0])):
         out, _ = cache.attend(q, alpha=alpha.double())
         assert out.isnan().any()
-        torch.testing.assert_close(out, _full(q, k, k, alpha.double()), equal_nan=True)
+        torch.testing.assert_close(out, full(q, k, k, alpha.double()), equal_nan=True)
 
 
 def test_equal_keys_are_all_read(cells: bool) -> None:
@@ -297,7 +275,7 @@ def test_one_key(cells: bool) -> None:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_computed_in_float32(cells: bool, dtype: torch.dtype) -> None:
     k, v, q = (
-        x.to(dtype) for x in (_draw(0, (2, 2), 120, 16, 3.0), _draw(1, (2, 2), 120, 16), _draw(2, (2, 4), 1, 16, 2.0))
+        x.to(dtype) for x in (draw(0, (2, 2), 120, 16, 3.0), draw(1, (2, 2), 120, 16), draw(2, (2, 4), 1, 16, 2.0))
     )
     cache = PagedCache(8, cells=cells)
     cache.append(k, v)
@@ -355,137 +333,14 @@ def test_planted_keys_are_found_in_a_quarter_of_the_pages(d: int, heads: int, gr
             assert stats.rounds <= 3
 
 
-def test_appending_does_not_copy_the_cache() -> None:
-    cache = PagedCache()
-    cache.append(torch.randn(1, 2, 8192, 16), torch.randn(1, 2, 8192, 16))
-    one = torch.randn(1, 2, 1, 16)
-    cache.append(one, one)
-    places = [x.data_ptr() for x in (cache.keys, cache.values, *cache._filled().summary.each())]
-    for _ in range(100):
-        cache.append(one, one)
-    assert [x.data_ptr() for x in (cache.keys, cache.values, *cache._filled().summary.each())] == places
-    # What is copied in all is as long as what is there.
-    copies = 0
-    for _ in range(3000):
-        before = cache.keys.data_ptr()
-        cache.append(one, one)
-        copies += cache.keys.data_ptr() != before
-    assert copies == 0
-    assert cache.keys.shape == (1, 2, 8192 + 3101, 16)
-    assert cache._filled().keys.shape[2] == 2 * 8192
-    small = PagedCache(4)
-    seen = set()
-    for _ in range(300):
-        small.append(one, one)
-        seen.add(small._filled().keys.shape[2])
-    assert seen == {4, 8, 16, 32, 64, 128, 256, 512}
-
-
-def test_batches_are_reordered_and_caches_cropped(cells: bool) -> None:
-    k, v, q = _draw(0, (3, 2), 75, 8, 4.0), _draw(1, (3, 2), 75, 8), _draw(2, (5, 4), 1, 8, 2.0)
-    keep = torch.rand(3, 75) < 0.8
-    cache = PagedCache(8, cells=cells)
-    cache.append(k, v, keep)
-    index = torch.tensor([2, 0, 0, 1, 2])
-    cache.reorder(index)
-    torch.testing.assert_close(cache.attend(q)[0], _full(q, k[index], v[index], 1.5, keep[index]))
-    k, v, keep = k[index], v[index], keep[index]
-    for length in (75, 61, 56, 3):
-        cache.crop(length)
-        assert len(cache) == length
-        out, stats = cache.attend(q)
-        torch.testing.assert_close(out, _full(q, k[:, :, :length], v[:, :, :length], 1.5, keep[:, :length]))
-        assert stats.pages == -(-length // 8)
-        _summary_is_fresh(cache)
-    more = _draw(5, (5, 2), 30, 8, 4.0)
-    cache.append(more, more)
-    k, v = torch.cat([k[:, :, :3], more], 2), torch.cat([v[:, :, :3], more], 2)
-    keep = torch.cat([keep[:, :3], torch.ones(5, 30, dtype=torch.bool)], 1)
-    torch.testing.assert_close(cache.attend(q)[0], _full(q, k, v, 1.5, keep))
-    cache.crop(0)
-    assert len(cache) == 0
-    cache.reset()
-    single = torch.randn(1, 1, 2, 6)
-    cache.append(single, single)
-    assert cache.keep is None
-    assert cache.attend(single)[0].shape == (1, 1, 2, 6)
-
-
-def test_a_nan_that_was_cropped_is_gone() -> None:
-    k = torch.randn(1, 1, 12, 4)
-    bad = k.clone()
-    bad[0, 0, 9:] = torch.nan
-    cache = PagedCache(8)
-    cache.append(bad, bad)
-    cache.crop(9)
-    torch.testing.assert_close(cache.attend(k[:, :, :1])[0], _full(k[:, :, :1], k[:, :, :9], k[:, :, :9], 1.5))
-    _summary_is_fresh(cache)
-
-
 def test_scale_and_backend_are_those_of_attention(cells: bool) -> None:
-    k, q = _draw(0, (1, 1), 90, 8, 4.0), _draw(1, (1, 2), 1, 8)
+    k, q = draw(0, (1, 1), 90, 8, 4.0), draw(1, (1, 2), 1, 8)
     cache = PagedCache(8, cells=cells)
     cache.append(k, k)
     for scale in (2.0, 0.0, -1.5, 1e-3):
         out, _ = cache.attend(q, scale=scale, backend="reference")
-        torch.testing.assert_close(out, _full(q, k, k, 1.5, scale=scale))
+        torch.testing.assert_close(out, full(q, k, k, 1.5, scale=scale))
     with ts.debug_checks(True):
         cache.attend(q)
     with pytest.raises(TsallisError, match="backend"):
         cache.attend(q, backend="no such backend")
-
-
-def test_inference_mode_and_gradients() -> None:
-    k = torch.randn(1, 1, 10, 4)
-    cache = PagedCache(4)
-    with torch.inference_mode():
-        cache.append(k, k)
-        cache.reorder(torch.zeros(2, dtype=torch.int64))
-    cache.append(k.repeat(2, 1, 1, 1), k.repeat(2, 1, 1, 1))
-    cache.crop(15)
-    assert cache.attend(k[:, :, :1].repeat(2, 1, 1, 1))[0].shape == (2, 1, 1, 4)
-    hot, query = k.repeat(2, 1, 1, 1).requires_grad_(), k[:, :, :1].repeat(2, 1, 1, 1)
-    alpha = torch.tensor(1.5, requires_grad=True)
-    with pytest.raises(TsallisError, match=r"key that requires.*entmax_attention"):
-        cache.append(hot, hot)
-    with pytest.raises(TsallisError, match="query that requires"):
-        cache.attend(hot[:, :, :1])
-    with pytest.raises(TsallisError, match="alpha that requires"):
-        cache.attend(query, alpha=alpha)
-    with torch.no_grad():
-        cache.append(hot, hot)
-        out, _ = cache.attend(hot[:, :, :1], alpha=alpha)
-    assert not out.requires_grad
-    assert not cache.keys.requires_grad
-
-
-def test_errors_say_what_to_do() -> None:
-    with pytest.raises(ParameterError, match="page_size"):
-        PagedCache(0)
-    cache, k = PagedCache(), torch.randn(2, 2, 5, 4)
-    for call in (lambda: cache.keys, lambda: cache.attend(k), lambda: cache.reorder(torch.tensor([0]))):
-        with pytest.raises(TsallisError, match=r"empty cache.*Append"):
-            call()
-    cache.append(k, k)
-    cases: list[tuple[Any, type[Exception], str]] = [
-        (lambda: cache.append(k[0], k[0]), ShapeError, r"\(B, H, n, d\)"),
-        (lambda: cache.append(k, k[:, :, :3]), ShapeError, "as many values"),
-        (lambda: cache.append(k[:1], k[:1]), ShapeError, "like those in the cache"),
-        (lambda: cache.append(k.double(), k.double()), ShapeError, "like those in the cache"),
-        (lambda: cache.append(k, k[..., :3]), ShapeError, "value of shape"),
-        (lambda: cache.append(k, k, torch.ones(5)), ShapeError, "torch.bool"),
-        (lambda: cache.attend(k[0]), ShapeError, r"\(B, Hq, n, d\)"),
-        (lambda: cache.attend(torch.randn(2, 3, 1, 4)), ShapeError, "multiple"),
-        (lambda: cache.attend(torch.randn(2, 2, 6, 4)), ShapeError, "newest"),
-        (lambda: cache.attend(k.double()), ShapeError, "one floating dtype"),
-        (lambda: cache.attend(k, alpha=-1.0), ParameterError, "alpha"),
-        (lambda: cache.attend(k, scale="big"), ParameterError, "scale"),
-        (lambda: cache.attend(k, keep=torch.ones(2, 4, dtype=torch.bool)), ShapeError, "broadcasts"),
-        (lambda: cache.reorder(torch.tensor([0.5])), ShapeError, "integers"),
-        (lambda: cache.crop(6), ParameterError, "from 0 to 5"),
-    ]
-    for call, error, words in cases:
-        with pytest.raises(error, match=words):
-            call()
-    assert len(cache) == 5
-    torch.testing.assert_close(cache.attend(k)[0], _full(k, k, k, 1.5))
