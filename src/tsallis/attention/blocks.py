@@ -126,13 +126,16 @@ def keys_of(block: Block, x: Tensor, group: int) -> Tensor:
     return part.reshape(-1, *part.shape[-2:])
 
 
+def scaled_products(queries: Tensor, keys: Tensor, scale: float) -> Tensor:
+    """(b, n, m) of (b, n, d) and (b, m, d), scaled after the product."""
+    return torch.baddbmm(queries.new_empty(1, 1, 1), queries, keys.mT, beta=0, alpha=scale)
+
+
 def scores_of(block: Block, heads: Heads) -> Tensor:
     """(b, hq, n, m): scores of a block, -inf where nothing is attended to."""
     q = heads.q[block.batch, block.heads, block.queries]
     left, right = folded(q, heads.group), keys_of(block, heads.k, heads.group)
-    z = torch.baddbmm(
-        left.new_empty(1, 1, 1), left, right.mT, beta=0, alpha=heads.scale
-    ).view(*q.shape[:3], right.shape[1])  # fmt: skip
+    z = scaled_products(left, right, heads.scale).view(*q.shape[:3], right.shape[1])
     if heads.bias is not None:
         z += block.of(heads.bias)
     if heads.mask is not None:

@@ -51,7 +51,7 @@ def checked(
 ) -> Heads:  # fmt: skip
     """The heads of a call, or an error that says what is wrong with it."""
     q, k, v = check_tensor(query, "query"), check_tensor(key, "key"), check_tensor(value, "value")
-    _check_shapes(q, k, v, enable_gqa)
+    check_shapes(q, k, v, enable_gqa)
     if not is_number(dropout_p) or not 0 <= dropout_p <= 1:
         raise ParameterError(f"dropout_p={dropout_p!r}", "a probability", "Choose one in [0, 1]")
     if scale is not None and not is_number(scale):
@@ -60,14 +60,15 @@ def checked(
     lead = q.shape[:-2]
     mask, bias = _masks(attn_mask, q, (*lead, q.shape[-2], k.shape[-2]))
     return Heads(
-        _four(q, compute), _four(k, compute), _four(v, compute), _alpha(alpha, q),
+        _four(q, compute), _four(k, compute), _four(v, compute), alpha_of_heads(alpha, q),
         None if mask is None else _four(mask), None if bias is None else _four(bias, compute),
         q.shape[-1] ** -0.5 if scale is None else float(scale), bool(is_causal),
         _ends(ends_q, ends_k, q.shape[-2], k.shape[-2]),
     )  # fmt: skip
 
 
-def _check_shapes(q: Tensor, k: Tensor, v: Tensor, grouped: bool) -> None:
+def check_shapes(q: Tensor, k: Tensor, v: Tensor, grouped: bool) -> None:
+    """Raise unless queries, keys and values fit."""
     got = f"query {tuple(q.shape)}, key {tuple(k.shape)}, value {tuple(v.shape)}"
     if min(q.dim(), k.dim(), v.dim()) < 2 or not q.dim() == k.dim() == v.dim():
         raise ShapeError(got, "(..., H, N, d) each, of as many dimensions", "Give them the same leading dimensions")
@@ -120,7 +121,7 @@ def _masks(attn_mask: object, q: Tensor, shape: Sequence[int]) -> tuple[Tensor |
     return None, torch.where(mask <= torch.finfo(mask.dtype).min, -torch.inf, mask)
 
 
-def _alpha(alpha: object, q: Tensor) -> Number:
+def alpha_of_heads(alpha: object, q: Tensor) -> Number:
     """A number, or a tensor as `Heads` has it."""
     if not isinstance(alpha, Tensor):
         if not is_number(alpha) or not 0 <= alpha < float("inf"):

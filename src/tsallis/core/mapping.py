@@ -175,6 +175,7 @@ class Mapping(ABC):
         """p with its threshold, support size, residual, certificate and outcome per row."""
         rows, values = self.prepare(z, dim, mask, params)
         p, threshold, *_ = implicit.call(self, rows, values, backend)
+        given = p.movedim(-1, dim).to(z.dtype if z.is_floating_point() else p.dtype)
         with torch.no_grad():
             columns = self.named(tuple(v.to(p.dtype).expand(*p.shape[:-1], 1) for v in values))
             code = row_outcomes(self.params, rows, values).squeeze(-1)
@@ -187,7 +188,7 @@ class Mapping(ABC):
             flat = {name: column.squeeze(-1) for name, column in columns.items()}
             fixed_sum = self.domain.fixed_sum
             return Solution(
-                p=p.movedim(-1, dim).to(z.dtype if z.is_floating_point() else p.dtype),
+                p=given,
                 threshold=threshold if fixed_sum else None,
                 tau=self.tau(threshold, **flat) if fixed_sum else None,
                 support_size=(p > 0).sum(-1),

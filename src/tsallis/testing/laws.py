@@ -146,13 +146,21 @@ def large_scores(setting: Setting) -> None:
 
 @law()
 def certificate(setting: Setting) -> None:
-    """`solve` agrees with the mapping and describes it: support, residual, outcome, and p rebuilt from the threshold's
-    sum.
+    """`solve` agrees with the mapping in value and gradient and describes it: support, residual, outcome, and p rebuilt
+    from the threshold's sum.
     """
     z = torch.cat([draw(name, ROWS, N) for name in FAMILIES])
     solution = setting.mapping.solution(z, **setting.values)
     p = setting(z)
     require_close(solution.p, p, 0.0, "p")
+    leaf, weights = z.clone().requires_grad_(), torch.linspace(-1, 1, z.shape[-1], dtype=z.dtype)
+    slopes = [
+        torch.autograd.grad((q * weights).sum(), leaf, allow_unused=True)[0]
+        for q in (setting.mapping.solution(leaf, **setting.values).p, setting(leaf))
+    ]
+    if slopes[0] is None or slopes[1] is None:
+        raise CheckFailed("p of a solution has no gradient")
+    require_close(slopes[0], slopes[1], 0.0, "the gradient of a solution's p")
     require(solution.support_size == (p > 0).sum(-1), "support_size is not the number of non-zeros")
     require(solution.residual <= 1e-12, f"residual {float(solution.residual.max()):.3g}")
     require(solution.result.ok, f"result: {solution.result}")

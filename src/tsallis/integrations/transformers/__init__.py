@@ -8,6 +8,7 @@ if find_spec("transformers") is None:
     raise TsallisError("No package transformers", "version 5 of it", "Run: pip install 'tsallis[transformers]'")
 
 from .attention import register
+from .cache import PagedKeyValues
 from .model import alpha_parameters, alphas, sparsify
 
-__all__ = ["alpha_parameters", "alphas", "register", "sparsify"]
+__all__ = ["PagedKeyValues", "alpha_parameters", "alphas", "register", "sparsify"]

@@ -14,6 +14,7 @@ from ...attention.formula import average, probabilities
 from ...attention.inputs import checked
 from ...core.errors import ParameterError, RegistryError
 from .alphas import NAME, alpha_of, restore
+from .cache import paged_attention
 
 # What models pass that changes the distribution, and that is not computed here.
 _FOREIGN = ("softcap", "s_aux", "sinks", "cache")
@@ -66,6 +67,10 @@ def attend(
         query = query.expand(len(key), *query.shape[1:])
     grouped = query.shape[1] != key.shape[1]
     weights = None
+    if position_bias is None and not causal and not others.get("output_attentions"):
+        paged = paged_attention(module, query, key, attention_mask, scaling, alpha)
+        if paged is not None:
+            return paged, None
     if others.get("output_attentions"):
         with torch.autocast(query.device.type, enabled=False):
             heads = checked(query, key, value, attention_mask, dropout, causal, scaling, grouped, alpha, None, None)
