@@ -4,6 +4,7 @@ from .decompositions import comonotone, systematic
 from .factor import Factor
 from .k_best import TopStructures, k_best_bits, topk_sparsemax_bits
 from .logic import AndOut, AtMostOne, Bits, Budget, Imply, Or, OrOut, Pair, Simplex, XorOut
+from .loss import sparsemap_loss
 from .matching import Matching
 from .sequence import Sequence
 from .sparsemap import StructuredSolution, sparsemap
@@ -29,6 +30,7 @@ __all__ = [
     "comonotone",
     "k_best_bits",
     "sparsemap",
+    "sparsemap_loss",
     "systematic",
     "topk_sparsemax_bits",
 ]

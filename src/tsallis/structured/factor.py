@@ -64,6 +64,10 @@ class Factor(ABC):
         """(S, d) variables of all structures, for small sizes."""
         return self.enumerate_all()[:, : self.variables]
 
+    def pairs(self, unary: Tensor) -> Tensor:
+        """(B, e) pairs of the structures whose variables (B, d) are given."""
+        return unary.new_zeros(len(unary), self.additional)
+
     def flat(self, scores: object, more: object = None, lengths: Tensor | None = None) -> Scores:
         """Scores as given, (B, *natural) or (B, d), and those of pairs."""
         x = check_tensor(scores, "scores")

@@ -205,7 +205,10 @@ class Pair(_Binary):
 
     def enumerate_all(self) -> Tensor:
         bits = subsets(2)
-        return torch.cat([bits, bits.prod(-1, keepdim=True)], -1)
+        return torch.cat([bits, self.pairs(bits)], -1)
+
+    def pairs(self, unary: Tensor) -> Tensor:
+        return unary.prod(-1, keepdim=True)
 
     def _pairs(self, x: Tensor, more: object) -> Tensor:
         if not isinstance(more, Tensor):

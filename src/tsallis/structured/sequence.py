@@ -63,10 +63,13 @@ class Sequence(Factor):
         total = value.max(1).values
         return total if lengths is None else torch.where(lengths > 0, total, 0.0)
 
+    def pairs(self, unary: Tensor) -> Tensor:
+        at = unary.unflatten(1, self.natural)
+        return (at[:, :-1, :, None] * at[:, 1:, None, :]).flatten(1)
+
     def enumerate_all(self) -> Tensor:
         if self.length * torch.log2(torch.tensor(float(self.states))) > 16:
             raise ParameterError(f"{self.states}^{self.length} sequences", "2^16 at most to enumerate", "Be smaller")
         paths = torch.tensor(list(product(range(self.states), repeat=self.length)))
-        at = one_hot(paths, self.states)
-        steps = (at[:, :-1, :, None] * at[:, 1:, None, :]).flatten(1)
-        return torch.cat([at.flatten(1), steps], 1)
+        unary = one_hot(paths, self.states).flatten(1)
+        return torch.cat([unary, self.pairs(unary)], 1)
