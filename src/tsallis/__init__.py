@@ -2,7 +2,7 @@
 
 from importlib.metadata import version as _version
 
-from . import attention, integrations, latent, nn
+from . import attention, integrations, latent, nn, structured
 from .attention import entmax_attention
 from .core.api import explain_backend, solve
 from .core.registry import register
@@ -34,6 +34,7 @@ __all__ = [
     "solve",
     "sparsemax",
     "sparsemax_loss",
+    "structured",
     "topk_sparsemax",
     "use_backend",
 ]

@@ -31,7 +31,7 @@ class TopStructures:
 
 
 def k_best_bits(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k 0/1 vectors with the highest scores <x, z>, best first.
+    r"""The k 0/1 vectors with the highest scores $\langle x, z \rangle$, best first.
 
     A vector is the best one with some bits turned round, at the cost |x_i| each; of the k cheapest sets of bits none
     has one outside the k - 1 cheapest bits. So sets over these are built up, one bit after the other, and the k
