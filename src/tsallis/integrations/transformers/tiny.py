@@ -1,0 +1,174 @@
+"""Tiny models of any type that transformers has, with weights that make attention peaked."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+# Tokens of texts are drawn between, so that none is special.
+FIRST, LAST, VOCABULARY = 8, 80, 99
+_TOKENS = {"pad": 0, "bos": 1, "eos": 2, "decoder_start": 1, "image": 90, "video": 91, "audio": 92}
+_HEADS = r"(\w*_)?(n|num)?_?(attention_|query_)?heads?"
+# The first pattern that a field's whole name matches says what becomes of an integer: a number it is lowered to, or
+# None where it stays.
+_SIZES: list[tuple[str, int | None]] = [
+    (r"chunk_size_feed_forward|type_vocab_size|pretraining_tp|\w*_(interval|frequency|step|factor|ratio)", None),
+    (r"\w*codebook_size", 64),
+    (r"\w*vocab_size\w*|num_embeddings|num_embeds_ada_norm", VOCABULARY),
+    (r"sliding_window(_size)?|attention_window|local_window_size|attention_chunk_size", 4),
+    (r"\w*(mrope|rope_scaling)\w*", None),
+    (r"first_k_dense_replace|num_dense_layers|\w*group|num_kv_shared_layers", 1),
+    (r"\w*experts_(per_tok\w*|\w*top_?k\w*)|moe_k|moe_topk", 2),
+    (r"\w*shared_experts?", 1),
+    (r"\w*experts?", 4),
+    (r"index_topk", 8),
+    (r"mamba_(n|num)_heads", 8),
+    (r"linear_num_key_heads", 2),
+    (_HEADS, 4),
+    (r"num_conv_pos_embedding_groups", 4),
+    (r"num_conv_pos_embeddings", 5),
+    (r"num_codevectors_per_group", 8),
+    (r"codevector_dim|proj_codevector_dim", 16),
+    (r"\w*head_(dim|size)|d_kv|d_head|mamba_d_head|attention_head_dim|dim_head|\w*_dim_head", 8),
+    (r"\w*lora_rank|mamba_d_state|\w*state_size", 16),
+    (r"moe_intermediate_size|moe_ffn_hidden_size", 32),
+    (r"\w*(intermediate|ffn|inner|mlp)_?(hidden)?_?(size|dim)\w*|d_ff|d_inner|n_inner|ffn_\w*", 64),
+    (r"max_source_positions", 20),
+    (r"\w*max\w*position\w*|n_positions|n_ctx|context_length|max_seq_len|seq_length|seq_len", 512),
+    (r"\w*image_size|input_size|img_size", 32),
+    (r"\w*patch_size|patch_length", 8),
+    (r"image_seq_length|mm_tokens_per_image|image_token_len\w*", 16),
+    (r"depth|\w*_depth|(num_|n_)?(\w*_)?(hidden_)?(layers?|blocks?)|layers_block_type", 2),
+    (r"num_quer(y|ies)(_tokens)?|num_latents|\w*n_latents|query_length", 8),
+    (r"relative_attention_num_buckets|num_buckets", 8),
+    (r"conv_dim|num_frames|\w*kernel_size|window_size|\w*stride|\w*channels", None),
+    (r"(\w*_)?(hidden_size|d_model|n_embd|embed_dim|embedding_size|embedding_dim|emb_dim|hidden_dim|dim|projection_dim)"
+     r"\w*|projection_size|width|hidden_channels|d_embed", 32),
+]  # fmt: skip
+_LISTS: list[tuple[str, str]] = [
+    (r"depths|num_block_repeats|layers|\w*num_layers", "two"),
+    (r"\w*heads?", "ratio"),
+    (r"\w*(hidden_size|dim|embed)\w*", "eight"),
+    (r"\w*(image_size|input_size)", "image"),
+]
+
+
+def tiny_config(kind: type[PreTrainedConfig], wide: int = 1, **given: Any) -> PreTrainedConfig:
+    """A configuration of that class with small sizes.
+
+    Args:
+        kind: the class.
+        wide: what sizes of hidden states and heads are multiplied with.
+        given: fields that are as they are.
+    """
+    return kind(**_fields(kind, wide, given))
+
+
+def _fields(kind: type[PreTrainedConfig], wide: int, given: dict[str, Any]) -> dict[str, Any]:
+    chosen: dict[str, Any] = {}
+    for key, spec in kind.sub_configs_defaults.items():
+        part = spec.config_class
+        if part is AutoConfig or not issubclass(part, PreTrainedConfig):
+            part = CONFIG_MAPPING[spec.model_type]
+        start = {k: v for k, v in spec.init_kwargs.items() if not isinstance(v, int) or isinstance(v, bool)}
+        chosen[key] = part(**_fields(part, wide, start))
+    defaults = _defaults(kind)
+    heads = max((v for k, v in defaults.items() if re.fullmatch(_HEADS, k) and isinstance(v, int)), default=1)
+    for name, value in defaults.items():
+        if name not in chosen and (small := _small(name, value, wide, heads)) != value:
+            chosen[name] = small
+    kinds = _layer_types(kind)
+    if kinds:
+        chosen["layer_types"] = kinds
+        chosen.update({name: len(kinds) for name in ("num_hidden_layers",) if name in defaults})
+    return chosen | given
+
+
+def _defaults(kind: type[PreTrainedConfig]) -> dict[str, Any]:
+    found = {}
+    for field in dataclasses.fields(kind):
+        if field.default is not dataclasses.MISSING:
+            found[field.name] = field.default
+        elif field.default_factory is not dataclasses.MISSING:
+            found[field.name] = field.default_factory()
+    return found
+
+
+def _layer_types(kind: type[PreTrainedConfig]) -> list[str] | None:
+    """Each type of layer once, at least two layers."""
+    if "layer_types" not in _defaults(kind):
+        return None
+    try:
+        types = kind().layer_types
+    except Exception:  # noqa: BLE001 - a class without defaults that fit each other
+        return None
+    if not types:
+        return None
+    each = list(dict.fromkeys(types))
+    return each if len(each) > 1 else each * 2
+
+
+def _small(name: str, value: Any, wide: int, heads: int) -> Any:
+    if isinstance(value, bool) or value is None:
+        return value
+    if name.endswith(("token_id", "token_index", "_token")) and isinstance(value, int):
+        stem = re.sub(r"_(token_(id|index)|token)$", "", name)
+        return _TOKENS.get(stem, 81 + sum(map(ord, stem)) % 9) if value >= 0 else value
+    if name == "eos_token_id" and isinstance(value, list | tuple):
+        return 2
+    if isinstance(value, int):
+        if re.fullmatch(r"\w*(key_value_heads|kv_heads|num_kv)", name):
+            return 2 if value < heads else min(value, 4)
+        low = next((low for pattern, low in _SIZES if re.fullmatch(pattern, name)), None)
+        if low is None or value <= low:
+            return value
+        return low * wide if low == 32 or "head_dim" in name else low
+    if isinstance(value, list | tuple) and value and all(type(v) is int for v in value):
+        how = next((how for pattern, how in _LISTS if re.fullmatch(pattern, name)), None)
+        small = _small_list(how, list(value))
+        return type(value)(small)
+    return value
+
+
+def _small_list(how: str | None, values: list[int]) -> list[int]:
+    low = max(1, min(values))
+    if how == "two":
+        return [min(v, 2) for v in values]
+    if how == "ratio":
+        return [max(1, v // low) for v in values]
+    if how == "eight":
+        return [v if low <= 8 else max(8, 8 * v // low) for v in values]
+    if how == "image":
+        return [min(v, 32) for v in values]
+    return values
+
+
+def peaked(model: PreTrainedModel, gain: float = 1.5) -> PreTrainedModel:
+    """The model in evaluation, with seeded weights that make attention far from uniform: a leak has to be visible."""
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(like: Tensor) -> Tensor:
+        return torch.randn(like.shape, generator=generator).to(like.dtype)
+
+    seen: set[int] = set()
+    with torch.no_grad():
+        for module in model.modules():
+            for weight in module._parameters.values():
+                if weight is None or id(weight) in seen or not weight.is_floating_point():
+                    continue
+                seen.add(id(weight))
+                if weight.dim() < 2:
+                    weight.add_(0.1 * normal(weight))
+                elif isinstance(module, nn.Embedding):
+                    weight.copy_(normal(weight))
+                else:
+                    conv = isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d)
+                    inputs = weight[0].numel() if conv else weight.shape[-1]
+                    weight.copy_(gain * inputs**-0.5 * normal(weight))
+    return model.eval()
