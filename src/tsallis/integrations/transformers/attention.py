@@ -54,8 +54,9 @@ def attend(
                 f"{type(module).__name__} with {name}", "scores from queries, keys, a mask and a bias", "Use softmax"
             )
     alpha, (n, m) = alpha_of(module), (query.shape[2], key.shape[2])
-    causal = getattr(attention_mask, _CAUSAL, False) and attention_mask.shape[-2:] == (n, m)
+    causal = False
     if attention_mask is not None:
+        causal = getattr(attention_mask, _CAUSAL, False) and attention_mask.shape[-2:] == (n, m)
         attention_mask = attention_mask[..., :m]
     if position_bias is not None:
         attention_mask, causal = _biased(position_bias[..., :m], attention_mask), False

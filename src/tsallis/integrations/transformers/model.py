@@ -14,12 +14,19 @@ from ...core.errors import ParameterError
 from ...core.inputs import is_number
 from .alphas import ALPHA, NAME, alpha_of, attach, attention_modules, record
 from .attention import register
+from .listed import refusal
 
 Choice = float | Literal["learn"]
 Model = TypeVar("Model", bound=PreTrainedModel)
 
 
-def sparsify(model: Model, alpha: Choice | Mapping[int | str, Choice] = "learn", *, init: float = 1.5) -> Model:
+def sparsify(
+    model: Model,
+    alpha: Choice | Mapping[int | str, Choice] = "learn",
+    *,
+    init: float = 1.5,
+    unchecked: bool = False,
+) -> Model:
     """Put `entmax` in the place of softmax in every attention module of a model, in place.
 
     Weights stay what they are. `save_pretrained` keeps alphas with them, and `from_pretrained` restores both where
@@ -30,12 +37,13 @@ def sparsify(model: Model, alpha: Choice | Mapping[int | str, Choice] = "learn",
         alpha: "learn" for one learned alpha in (1, 2) per head; a number; or one of both by layer: by number, or by a
             pattern that the module's name matches, such as "decoder.*". Modules that it does not name keep softmax.
         init: where learned alphas start.
+        unchecked: whether to take a type of models that failed when it was probed.
 
     Returns:
         the model.
 
     Raises:
-        ParameterError: a model without such modules, or a choice that cannot be.
+        ParameterError: a model without such modules, or of a type that failed a probe; a choice that cannot be.
 
     Example:
         >>> from transformers import AutoModelForSequenceClassification  # doctest: +SKIP
@@ -45,7 +53,7 @@ def sparsify(model: Model, alpha: Choice | Mapping[int | str, Choice] = "learn",
     References:
         correia2019adaptively
     """
-    choices = alpha if isinstance(alpha, Mapping) else {"*": alpha}
+    choices: Mapping[int | str, Choice] = alpha if isinstance(alpha, Mapping) else {"*": alpha}
     for choice in choices.values():
         if choice != "learn" and not (is_number(choice) and 0 <= choice < float("inf")):
             raise ParameterError(f"alpha={choice!r}", 'a number in [0, inf), or "learn"', "Choose one")
@@ -55,6 +63,8 @@ def sparsify(model: Model, alpha: Choice | Mapping[int | str, Choice] = "learn",
             f"a {type(model).__name__}", "a model whose attention goes through transformers' attention interface",
             "See the list of supported models in the documentation",
         )  # fmt: skip
+    if not unchecked:
+        _check_listed(model)
     chosen = {name: _choice(choices, name, module) for name, module in modules.items()}
     if isinstance(alpha, Mapping):
         _check_all_used(alpha, modules)
@@ -66,8 +76,19 @@ def sparsify(model: Model, alpha: Choice | Mapping[int | str, Choice] = "learn",
     return model
 
 
+def _check_listed(model: PreTrainedModel) -> None:
+    for part in model.modules():
+        if isinstance(part, PreTrainedModel) and (reason := refusal(part.config.model_type)) is not None:
+            raise ParameterError(
+                f"a {type(part).__name__}, whose type failed when it was probed: {reason}",
+                "a model that is the same with sparse attention at alpha = 1, and keeps its masks",
+                "Pass unchecked=True where this does not concern your model; see the list in the documentation",
+            )  # fmt: skip
+
+
 def _choice(choices: Mapping[int | str, Choice], name: str, module: nn.Module) -> Choice:
-    return next((choice for key, choice in choices.items() if _names(key, name, module)), 1.0)
+    chosen: list[Choice] = [choice for key, choice in choices.items() if _names(key, name, module)]
+    return chosen[0] if chosen else 1.0
 
 
 def _names(key: int | str, name: str, module: nn.Module) -> bool:

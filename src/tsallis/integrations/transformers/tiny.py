@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
+import inspect
 import re
+from functools import cache
 from typing import Any
 
 import torch
@@ -51,6 +54,31 @@ _SIZES: list[tuple[str, int | None]] = [
     (r"(\w*_)?(hidden_size|d_model|n_embd|embed_dim|embedding_size|embedding_dim|emb_dim|hidden_dim|dim|projection_dim)"
      r"\w*|projection_size|width|hidden_channels|d_embed", 32),
 ]  # fmt: skip
+# Fields whose default is no number, where models need one.
+_ABSENT: dict[str, Any] = {
+    "n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1, "first_k_dense_replace": 1,
+    "sliding_window": 4, "shared_expert_intermediate_size": 32, "attn_layer_indices": [1], "n_window": 8,
+    "n_window_infer": 8, "num_key_value_heads": 2,
+}  # fmt: skip
+_GIVEN: dict[str, Any] = {"attn_layer_period": 2, "attn_layer_offset": 1}
+# A backbone gives several maps of features; four layers are enough for all that ask for some.
+_BACKBONE: dict[str, Any] = {"num_hidden_layers": 4, "out_indices": [1, 2, 3, 4]}
+# What holds of one class only.
+_SPECIAL: dict[str, dict[str, Any]] = {
+    "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
+    "granitemoehybrid": {"layer_types": ["mamba", "attention"]},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
+    "informer": {"prediction_length": 4, "context_length": 8},
+    "autoformer": {"prediction_length": 4, "context_length": 8},
+    "moonshine_streaming": {"num_key_value_heads": 4},
+    "mamba2": {"num_heads": 8},
+    "glm5_next_text": {"index_topk": 16},
+    "gemma3n_text": {"num_kv_shared_layers": 0},
+    "qwen3_omni_moe_talker_text": {"shared_expert_intermediate_size": 32},
+    "zamba": {"num_hidden_layers": 4, "layers_block_type": ["mamba", "hybrid", "mamba", "hybrid"]},
+    "zamba2": {"num_hidden_layers": 3, "layers_block_type": ["mamba", "hybrid", "mamba"]},
+    "esmfold2": {"head_dim": 64},
+}
 _LISTS: list[tuple[str, str]] = [
     (r"depths|num_block_repeats|layers|\w*num_layers", "two"),
     (r"\w*heads?", "ratio"),
@@ -59,35 +87,57 @@ _LISTS: list[tuple[str, str]] = [
 ]
 
 
-def tiny_config(kind: type[PreTrainedConfig], wide: int = 1, **given: Any) -> PreTrainedConfig:
+def tiny_config(
+    kind: type[PreTrainedConfig], wide: int = 1, sections: tuple[int, ...] | None = None, **given: Any
+) -> PreTrainedConfig:
     """A configuration of that class with small sizes.
 
     Args:
         kind: the class.
         wide: what sizes of hidden states and heads are multiplied with.
+        sections: of rotary positions in time, height and width, for models that have such.
         given: fields that are as they are.
     """
-    return kind(**_fields(kind, wide, given))
+    return kind(**_fields(kind, wide, sections, given))
 
 
-def _fields(kind: type[PreTrainedConfig], wide: int, given: dict[str, Any]) -> dict[str, Any]:
+def _fields(
+    kind: type[PreTrainedConfig], wide: int, sections: tuple[int, ...] | None, given: dict[str, Any]
+) -> dict[str, Any]:
     chosen: dict[str, Any] = {}
     for key, spec in kind.sub_configs_defaults.items():
         part = spec.config_class
         if part is AutoConfig or not issubclass(part, PreTrainedConfig):
             part = CONFIG_MAPPING[spec.model_type]
+        fields = _defaults(part)
         start = {k: v for k, v in spec.init_kwargs.items() if not isinstance(v, int) or isinstance(v, bool)}
-        chosen[key] = part(**_fields(part, wide, start))
+        if key == "backbone_config" and {"num_hidden_layers", "_out_indices"} & fields.keys():
+            start.pop("out_features", None)
+            start.update({k: v for k, v in _BACKBONE.items() if k in fields or k in start or k == "out_indices"})
+        chosen[key] = part(**_fields(part, wide, sections, start))
     defaults = _defaults(kind)
     heads = max((v for k, v in defaults.items() if re.fullmatch(_HEADS, k) and isinstance(v, int)), default=1)
     for name, value in defaults.items():
-        if name not in chosen and (small := _small(name, value, wide, heads)) != value:
+        small = _GIVEN[name] if name in _GIVEN else _small(name, value, wide, heads)
+        if name not in chosen and small != value:
             chosen[name] = small
+    if sections and "rope_parameters" in defaults and "mrope_section" in source(kind):
+        rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": list(sections)}
+        chosen["rope_parameters"] = rope | (defaults["rope_parameters"] or {})
     kinds = _layer_types(kind)
     if kinds:
         chosen["layer_types"] = kinds
         chosen.update({name: len(kinds) for name in ("num_hidden_layers",) if name in defaults})
-    return chosen | given
+    return chosen | _SPECIAL.get(kind.model_type, {}) | given
+
+
+@cache
+def source(kind: type[PreTrainedConfig]) -> str:
+    """The source of models with that configuration."""
+    try:
+        return inspect.getsource(importlib.import_module(kind.__module__.replace(".configuration_", ".modeling_")))
+    except (ImportError, OSError):
+        return ""
 
 
 def _defaults(kind: type[PreTrainedConfig]) -> dict[str, Any]:
@@ -115,8 +165,13 @@ def _layer_types(kind: type[PreTrainedConfig]) -> list[str] | None:
 
 
 def _small(name: str, value: Any, wide: int, heads: int) -> Any:
-    if isinstance(value, bool) or value is None:
+    if value is None:
+        return 8 * wide if name == "head_dim" else _ABSENT.get(name)
+    if isinstance(value, bool):
         return value
+    if isinstance(value, float) and re.fullmatch(r"\w*logit\w*cap\w*", name):
+        # Small scores hardly meet a large cap.
+        return min(value, 2.0)
     if name.endswith(("token_id", "token_index", "_token")) and isinstance(value, int):
         stem = re.sub(r"_(token_(id|index)|token)$", "", name)
         return _TOKENS.get(stem, 81 + sum(map(ord, stem)) % 9) if value >= 0 else value
@@ -168,7 +223,9 @@ def peaked(model: PreTrainedModel, gain: float = 1.5) -> PreTrainedModel:
                 elif isinstance(module, nn.Embedding):
                     weight.copy_(normal(weight))
                 else:
+                    # Convolutions are often many, one behind another: they keep the size of what goes through.
                     conv = isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d)
-                    inputs = weight[0].numel() if conv else weight.shape[-1]
-                    weight.copy_(gain * inputs**-0.5 * normal(weight))
+                    weight.copy_(weight[0].numel() ** -0.5 * normal(weight))
+                    if not conv:
+                        weight.mul_(gain * (weight[0].numel() / weight.shape[-1]) ** 0.5)
     return model.eval()
