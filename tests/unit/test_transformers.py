@@ -298,6 +298,17 @@ def test_models_without_the_interface() -> None:
         alphas(model)
 
 
+def test_parts_with_a_configuration_of_their_own() -> None:
+    # As in X-CLIP: the model does not reach them.
+    model = bert()
+    part = model.encoder.layer[1].attention.self
+    part.config = copy.deepcopy(part.config)
+    sparsify(model)
+    assert torch.equal(hidden(model), hidden(sparsify(bert())))
+    model(input_ids=TOKENS).last_hidden_state.square().mean().backward()
+    assert all(p.grad is not None for p in alpha_parameters(model))
+
+
 def test_a_module_that_lost_its_alpha_says_so() -> None:
     model = sparsify(bert(), 1.5)
     delattr(model.encoder.layer[0].attention.self, ALPHA)

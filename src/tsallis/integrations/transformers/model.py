@@ -8,7 +8,7 @@ from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from ...core.errors import ParameterError
 from ...core.inputs import is_number
@@ -72,6 +72,10 @@ def sparsify(
     for name, module in modules.items():
         attach(module, name, chosen[name], init)
     model.set_attn_implementation(NAME)
+    for module in modules.values():
+        # Some models give parts copies of their configuration, which they then no longer know.
+        if isinstance(config := getattr(module, "config", None), PreTrainedConfig):
+            config._attn_implementation_internal = NAME
     record(model, chosen)
     return model
 
