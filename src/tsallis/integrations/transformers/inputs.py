@@ -29,11 +29,23 @@ def inputs_of(model: PreTrainedModel) -> Iterator[dict[str, Any]]:
         yield shown | fixed
     decoder = {k: v for k, v in text.items() if k.startswith("decoder")}
     tried = [text | other, text, decoder | other, other, *({**decoder, k: v} for k, v in other.items())]
+    for name, form in _other_forms(model, other):
+        tried += [text | other | {name: form}, decoder | {name: form}]
     needed = {n for n, p in names.items() if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD}
-    for number, inputs in enumerate(tried):
-        again = any(inputs.keys() == earlier.keys() for earlier in tried[:number])
-        if inputs and needed <= inputs.keys() and not again:
+    for inputs in tried:
+        if inputs and needed <= inputs.keys():
             yield inputs | fixed
+
+
+def _other_forms(model: PreTrainedModel, made: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """The same as films, and with time before what is heard, or the other way round."""
+    if (pictures := made.get("pixel_values")) is not None and pictures.dim() == 4:
+        frames = _of(model.config, "num_frames", 2)
+        yield "pixel_values", pictures[:, None].repeat(1, frames if isinstance(frames, int) else 2, 1, 1, 1)
+    if (sound := made.get("input_features")) is not None:
+        yield "input_features", sound.transpose(1, 2).contiguous()
+    if (sound := made.get("input_values")) is not None:
+        yield "input_values", sound[:, None]
 
 
 def _normal(*shape: int) -> Tensor:
@@ -57,7 +69,8 @@ def _shown(model: PreTrainedModel, text: Mapping[str, Tensor], pictures: Tensor)
     """Texts that begin with as many tokens of a picture as the model makes of it; None for models of another kind."""
     names = inspect.signature(model.forward).parameters
     token = _of(model.config, "image_token_id", _of(model.config, "image_token_index", None))
-    if token is None or not hasattr(model, "get_image_features"):
+    see = getattr(model, "get_image_features", None)
+    if token is None or see is None:
         return None
     sizes, grid = torch.tensor([pictures.shape[-2:]] * TEXTS), torch.tensor([[1, *PATCHES]] * TEXTS)
     patches = next(
@@ -73,7 +86,7 @@ def _shown(model: PreTrainedModel, text: Mapping[str, Tensor], pictures: Tensor)
             continue
         try:
             with torch.no_grad():
-                features = model.get_image_features(**form)
+                features = see(**form)
         except Exception:  # noqa: BLE001, S112 - models' own code, which may ask for pictures in another form
             continue
         features = getattr(features, "pooler_output", features)
@@ -117,6 +130,15 @@ def _others(model: PreTrainedModel, names: Mapping[str, Any]) -> dict[str, Tenso
             made["input_features_mask"] = torch.ones(TEXTS, frames, dtype=torch.int64)
     if "input_values" in names:
         made["input_values"] = _normal(TEXTS, SAMPLES)
+    if "past_time_features" in names:
+        past, future = config.context_length + max(config.lags_sequence), config.prediction_length
+        made["past_values"], made["past_observed_mask"] = _normal(TEXTS, past), torch.ones(TEXTS, past)
+        made["past_time_features"] = torch.zeros(TEXTS, past, 0)
+        made["future_values"], made["future_time_features"] = _normal(TEXTS, future), torch.zeros(TEXTS, future, 0)
+    if "flattened_patches" in names:
+        places = torch.cartesian_prod(torch.arange(1.0, 5), torch.arange(1.0, 5)).expand(TEXTS, -1, -1)
+        width = _of(config, "patch_embed_hidden_size", 32)
+        made["flattened_patches"] = torch.cat([places, _normal(TEXTS, 16, width)], 2)
     return made | _states(model, names)
 
 
