@@ -102,6 +102,25 @@ def test_softmax_under_another_name_fails(monkeypatch: pytest.MonkeyPatch) -> No
     assert {"sparse", "learned"} <= set(probed("bert").failed)
 
 
+def test_a_part_that_keeps_softmax_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, inputs = tiny("bert")
+    kind = type(model.encoder.layer[1].attention.self)
+    real = kind.forward
+
+    def softmax_in_one_layer(self: Any, *args: Any, **others: Any) -> Any:
+        chosen = self.config._attn_implementation
+        self.config._attn_implementation_internal = "sdpa" if self.layer_idx else chosen
+        try:
+            return real(self, *args, **others)
+        finally:
+            self.config._attn_implementation_internal = chosen
+
+    monkeypatch.setattr(kind, "forward", softmax_in_one_layer)
+    found = probe(model, inputs)
+    assert found.failed == {"learned": "encoder.layer.1.attention.self is called, and does not ask for its alpha"}
+    assert (found.reached, found.found) == (1, 2)
+
+
 def test_alphas_that_are_not_restored_fail(monkeypatch: pytest.MonkeyPatch) -> None:
     attention.register()
     monkeypatch.setattr(attention, "restore", lambda model: None)
@@ -130,9 +149,7 @@ def test_a_model_with_capped_scores_is_refused() -> None:
 def test_a_refused_part_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     model, _ = tiny("clip")
     monkeypatch.setitem(listed()["refused"], "clip_vision_model", "of a test")
-    with pytest.raises(
-        ParameterError, match="CLIPVisionModel, whose type failed when it was probed: of a test"
-    ):
+    with pytest.raises(ParameterError, match="CLIPVisionModel, whose type failed when it was probed: of a test"):
         sparsify(model)
 
 

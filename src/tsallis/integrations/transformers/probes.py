@@ -52,8 +52,8 @@ class ProbeResult:
 def probe(model: PreTrainedModel, inputs: Inputs) -> ProbeResult:
     """Compare a model with its sparse copy, and the copy with itself on changed inputs.
 
-    Probes: "same" (at alpha = 1, relative to the model's own eager attention), "padding" and "future" (how much places
-    that are masked change others, at alpha = 1.5), "encoder padding" (the same from an encoder to its decoder),
+    Probes: "same" (at alpha = 1, relative to the model's own eager attention), "padding", "decoder padding" and
+    "future" (how much places that are masked change others, at alpha = 1.5; an encoder's padding its decoder, too),
     "sparse" (how much alpha = 2 differs from alpha = 1), "learned" (share of modules whose alpha has a gradient or an
     effect), and "saved" (after saving and loading).
 
@@ -228,29 +228,35 @@ def _learned(found: ProbeResult, sparse: PreTrainedModel, modules: Mapping[str, 
     """Whether each module's alpha has a gradient; where it has none, whether it changes an output."""
     try:
         sparsify(sparse, "learn", unchecked=True)
-        outputs = _outputs(sparse, inputs)
+        _run(sparse, inputs)
     except (ParameterError, ValueError) as error:
         found.notes.append(f"learned alphas are not possible: {short(error)}")
         for module in modules.values():
             if hasattr(module, ALPHA):
                 delattr(module, ALPHA)
             setattr(module, ALPHA, Alpha(1.5, ()))
-        outputs = _outputs(sparse, inputs)
+    called: set[nn.Module] = set()
+    held = {name: getattr(module, ALPHA) for name, module in modules.items()}
+    hooks = [m.register_forward_pre_hook(lambda m, _: called.add(m)) for m in (*modules.values(), *held.values())]
+    outputs = _outputs(sparse, inputs)
+    for hook in hooks:
+        hook.remove()
     total = sum((torch.where(x.isfinite(), x, 0.0) * torch.randn_like(x)).sum() for x in outputs.values())
     if isinstance(total, Tensor) and total.requires_grad:
         total.backward()
     base = None
-    for module in modules.values():
-        held = getattr(module, ALPHA)
-        reached = any(p.grad is not None and bool((p.grad != 0).any()) for p in held.parameters())
+    for name, module in modules.items():
+        reached = any(p.grad is not None and bool((p.grad != 0).any()) for p in held[name].parameters())
         if not reached:
             base = base or _run(sparse, inputs)
             delattr(module, ALPHA)
             setattr(module, ALPHA, 2.0)
             reached = _gap(_run(sparse, inputs), base) > 0
             delattr(module, ALPHA)
-            setattr(module, ALPHA, held)
+            setattr(module, ALPHA, held[name])
         found.reached += reached
+        if module in called and held[name] not in called:
+            found.failed["learned"] = f"{name} is called, and does not ask for its alpha"
     sparse.zero_grad(set_to_none=True)
     found.numbers["learned"] = found.reached / max(1, found.found)
     if not found.reached:

@@ -113,7 +113,7 @@ def _decided(model: PreTrainedModel, inputs: dict[str, Any]) -> tuple[str, Any]:
         if (passed := re.search(r"^\w+ with (\w+)\. Expected scores", str(error))) is not None:
             return "refused", f"passes {passed[1]}"
         return ("undecided" if "allocate memory" in str(error) else "refused"), short(error)
-    if found.failed and found.failed.keys() <= {"sparse", "learned"}:
+    if "sparse" in found.failed and found.failed.keys() <= {"sparse", "learned"}:
         # Such as pictures of which so few places are left that there is one key only.
         return "undecided", "alpha has no effect with the inputs tried"
     if found.failed:
