@@ -23,7 +23,7 @@ _BINS = ("num_mel_bins", "feature_size", "input_feat_per_channel", "feature_proj
 def inputs_of(model: PreTrainedModel) -> Iterator[dict[str, Any]]:
     """Keywords of its forward to try, the richest first."""
     names = inspect.signature(model.forward).parameters
-    text, other = _texts(names), _others(model, names)
+    text, other = _texts(model.config, names), _others(model, names)
     fixed = {"use_cache": False} if "use_cache" in names else {}
     if "input_ids" in text and "pixel_values" in other and (shown := _shown(model, text, other["pixel_values"])):
         yield shown | fixed
@@ -46,20 +46,22 @@ def _other_forms(model: PreTrainedModel, made: Mapping[str, Tensor]) -> Iterator
         yield "input_features", sound.transpose(1, 2).contiguous()
     if (sound := made.get("input_values")) is not None:
         yield "input_values", sound[:, None]
+        yield "input_values", _normal(TEXTS, _of(model.config, "max_length", 64), _of(model.config, "num_mel_bins", 16))
 
 
 def _normal(*shape: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(1))
 
 
-def _texts(names: Mapping[str, Any]) -> dict[str, Tensor]:
+def _texts(config: Any, names: Mapping[str, Any]) -> dict[str, Tensor]:
     generator, made = torch.Generator().manual_seed(2), {}
+    last = min(LAST, _of(config, "vocab_size", LAST))
     for name, mask, length in (
         ("input_ids", "attention_mask", LENGTH),
         ("decoder_input_ids", "decoder_attention_mask", LENGTH - 2),
     ):
         if name in names:
-            made[name] = torch.randint(FIRST, LAST, (TEXTS, length), generator=generator)
+            made[name] = torch.randint(FIRST, last, (TEXTS, length), generator=generator)
             if mask in names:
                 made[mask] = padded(TEXTS, length)
     return made

@@ -33,7 +33,7 @@ from .alphas import attention_modules
 from .inputs import inputs_of
 from .listed import PATH, SECTIONS
 from .probes import probe, short
-from .tiny import peaked, source, tiny_config
+from .tiny import Variant, has_sections, peaked, source, tiny_config
 
 SECONDS, BYTES = 60, 6 << 30
 _MAPPINGS = ("MODEL_MAPPING_NAMES", "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES", "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES")
@@ -86,6 +86,7 @@ def examine(model_type: str) -> tuple[str, Any]:
                 return "elsewhere", "does not call the attention interface"
             if not model._can_set_attn_implementation():
                 return "elsewhere", "part of its attention does not go through the interface"
+            model.set_attn_implementation("eager")
             for inputs in inputs_of(model):
                 try:
                     with torch.no_grad():
@@ -99,11 +100,13 @@ def examine(model_type: str) -> tuple[str, Any]:
     return "undecided", problems[0]
 
 
-def _variants(kind: type[PreTrainedConfig]) -> list[tuple[int, tuple[int, ...] | None]]:
-    """How wide tiny models are, and sections of rotary positions: some models need others than most."""
-    if "mrope_section" in source(kind):
-        return [(1, (2, 1, 1)), (1, (4, 2, 2)), (1, (1, 1)), (2, (4, 2, 2)), (2, (8, 4, 4))]
-    return [(1, None), (2, None)]
+def _variants(kind: type[PreTrainedConfig]) -> list[Variant]:
+    """Tiny models to try: some models need other sizes than most."""
+    plain: list[Variant] = [(1, None, False), (1, None, True), (2, None, False)]
+    if not has_sections(kind):
+        return plain
+    sections = [(2, 1, 1), (4, 2, 2), (1, 1)]
+    return [(1, s, filled) for filled in (False, True) for s in sections] + [(2, (8, 4, 4), False), *plain]
 
 
 def _decided(model: PreTrainedModel, inputs: dict[str, Any]) -> tuple[str, Any]:

@@ -55,11 +55,12 @@ _SIZES: list[tuple[str, int | None]] = [
     (r"(\w*_)?(hidden_size|d_model|n_embd|embed_dim|embedding_size|embedding_dim|emb_dim|hidden_dim|dim|projection_dim)"
      r"\w*|projection_size|width|hidden_channels|d_embed", 32),
 ]  # fmt: skip
-# Fields whose default is no number, where models need one.
+# Fields whose default is no number, where some models need one.
 _ABSENT: dict[str, Any] = {
     "n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1, "first_k_dense_replace": 1,
     "sliding_window": 4, "shared_expert_intermediate_size": 32, "attn_layer_indices": [1], "n_window": 8,
-    "n_window_infer": 8, "num_key_value_heads": 2,
+    "n_window_infer": 8, "num_key_value_heads": 2, "n_shared_experts": 1, "moe_intermediate_size": 32,
+    "vocab_size": VOCABULARY, "head_dim": 8,
 }  # fmt: skip
 _GIVEN: dict[str, Any] = {"attn_layer_period": 2, "attn_layer_offset": 1}
 # A backbone gives several maps of features; four layers are enough for all that ask for some.
@@ -72,6 +73,10 @@ _SPECIAL: dict[str, dict[str, Any]] = {
     "informer": {"prediction_length": 4, "context_length": 8},
     "autoformer": {"prediction_length": 4, "context_length": 8},
     "time_series_transformer": {"prediction_length": 4, "context_length": 8},
+    "chameleon": {"vocabulary_map": {"<image>": 90}},
+    "emu3": {"vocabulary_map": {"<image>": 90}},
+    "deepseek_v2": {"num_experts_per_tok": 2, "n_group": 1, "topk_group": 1},
+    "esm": {"vocab_size": VOCABULARY, "pad_token_id": 0, "mask_token_id": 95},
     "xmod": {"default_language": "en_XX"},
     "recurrent_gemma": {"block_types": ["recurrent", "attention"]},
     "musicgen_decoder": {"num_codebooks": 1},
@@ -94,7 +99,7 @@ _LISTS: list[tuple[str, str]] = [
 
 
 def tiny_config(
-    kind: type[PreTrainedConfig], wide: int = 1, sections: tuple[int, ...] | None = None, **given: Any
+    kind: type[PreTrainedConfig], wide: int = 1, sections: tuple[int, ...] | None = None, filled: bool = False
 ) -> PreTrainedConfig:
     """A configuration of that class with small sizes.
 
@@ -102,29 +107,45 @@ def tiny_config(
         kind: the class.
         wide: what sizes of hidden states and heads are multiplied with.
         sections: of rotary positions in time, height and width, for models that have such.
-        given: fields that are as they are.
+        filled: whether fields without a default get one.
     """
-    return kind(**_fields(kind, wide, sections, given))
+    return kind(**_fields(kind, (wide, sections, filled), {}))
 
 
-def _fields(
-    kind: type[PreTrainedConfig], wide: int, sections: tuple[int, ...] | None, given: dict[str, Any]
-) -> dict[str, Any]:
-    chosen: dict[str, Any] = {}
+Variant = tuple[int, tuple[int, ...] | None, bool]
+
+
+def _parts(kind: type[PreTrainedConfig]) -> dict[str, tuple[type[PreTrainedConfig], dict[str, Any]]]:
+    """Configurations that it is made of, and what they are started with."""
+    found = {}
     for key, spec in kind.sub_configs_defaults.items():
         part = spec.config_class
         if part is AutoConfig or not issubclass(part, PreTrainedConfig):
             part = CONFIG_MAPPING[spec.model_type]
-        fields = _defaults(part)
-        start = {k: v for k, v in spec.init_kwargs.items() if not isinstance(v, int) or isinstance(v, bool)}
-        if key == "backbone_config" and {"num_hidden_layers", "_out_indices"} & fields.keys():
+        found[key] = part, spec.init_kwargs
+    return found
+
+
+def has_sections(kind: type[PreTrainedConfig]) -> bool:
+    """Whether its rotary positions, or those of a part, have sections."""
+    return "mrope_section" in source(kind) or any(has_sections(part) for part, _ in _parts(kind).values())
+
+
+def _fields(kind: type[PreTrainedConfig], variant: Variant, given: dict[str, Any]) -> dict[str, Any]:
+    wide, sections, filled = variant
+    chosen: dict[str, Any] = {}
+    for key, (part, start) in _parts(kind).items():
+        start = {k: v for k, v in start.items() if not isinstance(v, int) or isinstance(v, bool)}
+        if key == "backbone_config" and "num_hidden_layers" in _defaults(part):
             start.pop("out_features", None)
-            start.update({k: v for k, v in _BACKBONE.items() if k in fields or k in start or k == "out_indices"})
-        chosen[key] = part(**_fields(part, wide, sections, start))
+            start |= _BACKBONE
+        chosen[key] = part(**_fields(part, variant, start))
     defaults = _defaults(kind)
     heads = max((v for k, v in defaults.items() if re.fullmatch(_HEADS, k) and isinstance(v, int)), default=1)
     for name, value in defaults.items():
         small = _GIVEN[name] if name in _GIVEN else _small(name, value, wide, heads)
+        if value is None and filled:
+            small = _ABSENT.get(name)
         if name not in chosen and small != value:
             chosen[name] = small
     if sections and "rope_parameters" in defaults and "mrope_section" in source(kind):
@@ -171,9 +192,7 @@ def _layer_types(kind: type[PreTrainedConfig]) -> list[str] | None:
 
 
 def _small(name: str, value: Any, wide: int, heads: int) -> Any:
-    if value is None:
-        return 8 * wide if name == "head_dim" else _ABSENT.get(name)
-    if isinstance(value, bool):
+    if value is None or isinstance(value, bool):
         return value
     if isinstance(value, float) and re.fullmatch(r"\w*logit\w*cap\w*", name):
         # Small scores hardly meet a large cap.
@@ -221,7 +240,7 @@ def peaked(model: PreTrainedModel, gain: float = 1.5) -> PreTrainedModel:
     with torch.no_grad():
         for module in model.modules():
             for weight in module._parameters.values():
-                if weight is None or id(weight) in seen or not weight.is_floating_point():
+                if weight is None or id(weight) in seen or not weight.is_floating_point() or not weight.numel():
                     continue
                 seen.add(id(weight))
                 if weight.dim() < 2:
