@@ -128,15 +128,19 @@ def _gap(a: dict[str, Tensor], b: dict[str, Tensor], where: Callable[[str, Tenso
     return worst
 
 
-def _places(inputs: Inputs, keep: Callable[[str, Tensor], Tensor]) -> Callable[[str, Tensor], Tensor]:
-    """Which places of an output count: those of its sequence that `keep` chooses of (sequence's name, mask), or all."""
+def _places(
+    inputs: Inputs, keep: Callable[[str, Tensor], Tensor], pooled: bool = True
+) -> Callable[[str, Tensor], Tensor]:
+    """Which places of an output count: those of its sequence that `keep` chooses of (sequence's name, mask); of outputs
+    that are not one per place all, or none if not `pooled`.
+    """
 
     def where(name: str, x: Tensor) -> Tensor:
         text = sequence_of(name, inputs)
         given = mask_of(inputs, text) if text else None
         if given is not None and x.shape[:2] == given.shape:
             return keep(text or "", given)
-        whole = torch.ones(x.shape[:1], dtype=torch.bool)
+        whole = torch.full(x.shape[:1], pooled, dtype=torch.bool)
         if given is not None and x.shape[:1] == given.shape[:1]:
             # Which place a text's one output is read from is the model's affair, and may be a padded one.
             return whole & given.all(1)
@@ -176,13 +180,18 @@ def _changed(inputs: Inputs, text: str, where: Tensor) -> dict[str, Any]:
 
 
 def _leaks(found: ProbeResult, eager: PreTrainedModel, sparse: PreTrainedModel, modules: Any, inputs: Inputs) -> None:
+    expected = _run(eager, inputs)
+
     def measure(text: str, where: Tensor, count: Callable[[str, Tensor], Tensor], name: str) -> None:
-        other, places = _changed(inputs, text, where), _places(inputs, count)
+        # One output of a whole text may come from a place that is changed.
+        other, places = _changed(inputs, text, where), _places(inputs, count, pooled=False)
+        if not any(places(of, x).any() for of, x in expected.items()):
+            return
 
         def leak(model: PreTrainedModel) -> float:
             return _gap(_run(model, other), _run(model, inputs), places)
 
-        own = leak(eager)
+        own = _gap(_run(eager, other), expected, places)
         if name == "future" and own > ROUNDING:
             return  # not a causal model
         _set(modules, 1.5)

@@ -13,7 +13,6 @@ import inspect
 import json
 import multiprocessing
 import re
-import resource
 import sys
 import warnings
 from collections.abc import Iterator
@@ -128,6 +127,8 @@ def _decided(model: PreTrainedModel, inputs: dict[str, Any]) -> tuple[str, Any]:
 
 
 def _work(model_type: str, results: Connection) -> None:
+    import resource  # not everywhere
+
     resource.setrlimit(resource.RLIMIT_AS, (BYTES, BYTES))
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
