@@ -55,7 +55,7 @@ def _normal(*shape: int) -> Tensor:
 
 def _texts(config: Any, names: Mapping[str, Any]) -> dict[str, Tensor]:
     generator, made = torch.Generator().manual_seed(2), {}
-    last = min(LAST, _of(config, "vocab_size", LAST))
+    last = max(FIRST + 1, min(LAST, _of(config, "vocab_size", LAST)))
     for name, mask, length in (
         ("input_ids", "attention_mask", LENGTH),
         ("decoder_input_ids", "decoder_attention_mask", LENGTH - 2),

@@ -20,6 +20,7 @@ from .model import sparsify
 
 # Relative to the largest output: two programs for the same numbers; and one program whose shapes differ.
 SAME, ROUNDING = 1e-4, 1e-6
+NO_EFFECT = "no alpha has a gradient or an effect"
 # Outputs that are not functions of single places, or repeat others.
 _SKIPPED = ("loss", "past_key_values", "attentions", "router_logits", "cache", "logits_per_text", "logits_per_image")
 _MASKS = {"input_ids": "attention_mask", "decoder_input_ids": "decoder_attention_mask"}
@@ -269,7 +270,7 @@ def _learned(found: ProbeResult, sparse: PreTrainedModel, modules: Mapping[str, 
     sparse.zero_grad(set_to_none=True)
     found.numbers["learned"] = found.reached / max(1, found.found)
     if not found.reached:
-        found.failed["learned"] = "no alpha has a gradient or an effect"
+        found.failed.setdefault("learned", NO_EFFECT)
     elif found.reached < found.found:
         found.notes.append(f"the inputs reach {found.reached} of {found.found} attention modules")
 

@@ -31,7 +31,7 @@ from transformers.utils import logging
 from .alphas import attention_modules
 from .inputs import inputs_of
 from .listed import PATH, SECTIONS
-from .probes import probe, short
+from .probes import NO_EFFECT, probe, short
 from .tiny import Variant, has_sections, peaked, source, tiny_config
 
 SECONDS, BYTES = 60, 6 << 30
@@ -115,7 +115,8 @@ def _decided(model: PreTrainedModel, inputs: dict[str, Any]) -> tuple[str, Any]:
         if (passed := re.search(r"^\w+ with (\w+)\. Expected scores", str(error))) is not None:
             return "refused", f"passes {passed[1]}"
         return ("undecided" if "allocate memory" in str(error) else "refused"), short(error)
-    if "sparse" in found.failed and found.failed.keys() <= {"sparse", "learned"}:
+    asked = found.failed.get("learned", NO_EFFECT) == NO_EFFECT
+    if "sparse" in found.failed and found.failed.keys() <= {"sparse", "learned"} and asked:
         # Such as pictures of which so few places are left that there is one key only.
         return "undecided", "alpha has no effect with the inputs tried"
     if found.failed:
