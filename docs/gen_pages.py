@@ -11,9 +11,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import gen_mappings
 import gen_references
+import gen_transformers
 
 for name, text in {
     "api/mappings.md": gen_mappings.page(),
+    "api/transformers.md": gen_transformers.page(),
     "references.md": gen_references.page(gen_references.references()),
 }.items():
     with mkdocs_gen_files.open(name, "w") as file:

@@ -24,6 +24,7 @@ sys.path.insert(0, str(DOCS))
 
 import gen_mappings  # noqa: E402
 import gen_references  # noqa: E402
+import gen_transformers  # noqa: E402
 
 MODULES = sorted(m.name for m in pkgutil.walk_packages(ts.__path__, "tsallis."))
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
@@ -67,7 +68,8 @@ def test_doctests(name: str) -> None:
 
 def documented() -> set[str]:
     """Dotted names that some API page renders."""
-    pages = [path.read_text(encoding="utf-8") for path in (DOCS / "api").glob("*.md")] + [gen_mappings.page()]
+    pages = [path.read_text(encoding="utf-8") for path in (DOCS / "api").glob("*.md")]
+    pages += [gen_mappings.page(), gen_transformers.page()]
     return set(re.findall(r"^::: (\S+)", "\n".join(pages), re.MULTILINE))
 
 
@@ -165,6 +167,15 @@ class Throwaway(SeparableMapping):
 
     def weight(self, p, **params):
         return ((p > 0) & (p < 1)).to(p.dtype)
+
+
+def test_every_type_of_models_is_on_the_generated_page() -> None:
+    page = gen_transformers.page()
+    listed = gen_transformers.json.loads(gen_transformers.LIST.read_text(encoding="utf-8"))
+    assert listed["transformers"] in page
+    for section in ("supported", "refused", "undecided", "elsewhere"):
+        assert listed[section]
+        assert all(f"`{name}`" in page for name in listed[section])
 
 
 def test_a_new_mapping_appears_on_the_page() -> None:

@@ -17,7 +17,9 @@ from .alphas import NAME, alpha_of, restore
 from .cache import paged_attention
 
 # What models pass that changes the distribution, and that is not computed here.
-_FOREIGN = ("softcap", "s_aux", "sinks", "cache")
+_FOREIGN = ("softcap", "s_aux", "sinks", "cache", "indices", "block_indices")
+# Of a mask that is the causal one and nothing else.
+_CAUSAL = "tsallis_causal"
 
 
 def attend(
@@ -28,7 +30,6 @@ def attend(
     attention_mask: Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
-    is_causal: bool | None = None,
     position_bias: Tensor | None = None,
     **others: Any,
 ) -> tuple[Tensor, Tensor | None]:
@@ -38,13 +39,11 @@ def attend(
         module: an attention module that `sparsify` gave an alpha.
         query: (B, H, Nq, d).
         key, value: (B, H or a divisor, Nk, d).
-        attention_mask: boolean (True = take part) or added to scores; None where all keys take part, or those up to the
-            query's own.
+        attention_mask: boolean (True = take part) or added to scores; None where all keys take part.
         scaling: of scores.
         dropout: of weights.
-        is_causal: instead of the module's own.
         position_bias: added to scores.
-        others: what else models pass.
+        others: what else models pass. Their `is_causal` is not read: as in eager attention, the mask says it all.
     """
     if AttentionMaskInterface._global_mapping.get(NAME) is not mask:
         raise RegistryError(
@@ -56,12 +55,15 @@ def attend(
                 f"{type(module).__name__} with {name}", "scores from queries, keys, a mask and a bias", "Use softmax"
             )
     alpha, (n, m) = alpha_of(module), (query.shape[2], key.shape[2])
-    causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
-    causal = bool(causal) and attention_mask is None and n > 1
+    causal = False
     if attention_mask is not None:
+        causal = getattr(attention_mask, _CAUSAL, False) and attention_mask.shape[-2:] == (n, m)
         attention_mask = attention_mask[..., :m]
     if position_bias is not None:
-        attention_mask, causal = _biased(position_bias[..., :m], attention_mask, causal, n, m), False
+        attention_mask, causal = _biased(position_bias[..., :m], attention_mask), False
+    if causal:
+        # Known without reading the mask, whose half is not computed then.
+        attention_mask, causal = None, n > 1
     if len(query) != len(key):
         # Learned queries that all sequences share.
         query = query.expand(len(key), *query.shape[1:])
@@ -84,10 +86,8 @@ def attend(
     return out.transpose(1, 2).contiguous(), weights
 
 
-def _biased(bias: Tensor, given: Tensor | None, causal: bool, n: int, m: int) -> Tensor:
+def _biased(bias: Tensor, given: Tensor | None) -> Tensor:
     """What is added to scores."""
-    if given is None and causal:
-        given = torch.ones(n, m, dtype=torch.bool, device=bias.device).tril()
     if given is None:
         return bias
     if given.dtype == torch.bool:
@@ -96,8 +96,17 @@ def _biased(bias: Tensor, given: Tensor | None, causal: bool, n: int, m: int) ->
 
 
 def mask(*args: Any, **kwargs: Any) -> Tensor | None:
-    """Which keys take part: boolean (B, 1, Nq, Nk), None where no mask is needed."""
-    return sdpa_mask(*args, **kwargs)
+    """Which keys take part: boolean (B, 1, Nq, Nk), None where all do.
+
+    Other implementations leave a causal mask out and read `is_causal` of the module, which some models set otherwise
+    than they make their masks.
+    """
+    given = sdpa_mask(*args, **kwargs)
+    if given is None and kwargs.get("allow_is_causal_skip", True):
+        given = sdpa_mask(*args, **{**kwargs, "allow_is_causal_skip": False})
+        if given is not None and not torch.compiler.is_compiling():
+            setattr(given, _CAUSAL, True)
+    return given
 
 
 def register() -> None:

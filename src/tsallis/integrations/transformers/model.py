@@ -8,18 +8,25 @@ from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from ...core.errors import ParameterError
 from ...core.inputs import is_number
 from .alphas import ALPHA, NAME, alpha_of, attach, attention_modules, record
 from .attention import register
+from .listed import refusal
 
 Choice = float | Literal["learn"]
 Model = TypeVar("Model", bound=PreTrainedModel)
 
 
-def sparsify(model: Model, alpha: Choice | Mapping[int | str, Choice] = "learn", *, init: float = 1.5) -> Model:
+def sparsify(
+    model: Model,
+    alpha: Choice | Mapping[int | str, Choice] = "learn",
+    *,
+    init: float = 1.5,
+    unchecked: bool = False,
+) -> Model:
     """Put `entmax` in the place of softmax in every attention module of a model, in place.
 
     Weights stay what they are. `save_pretrained` keeps alphas with them, and `from_pretrained` restores both where
@@ -30,12 +37,13 @@ def sparsify(model: Model, alpha: Choice | Mapping[int | str, Choice] = "learn",
         alpha: "learn" for one learned alpha in (1, 2) per head; a number; or one of both by layer: by number, or by a
             pattern that the module's name matches, such as "decoder.*". Modules that it does not name keep softmax.
         init: where learned alphas start.
+        unchecked: whether to take a type of models that failed when it was probed.
 
     Returns:
         the model.
 
     Raises:
-        ParameterError: a model without such modules, or a choice that cannot be.
+        ParameterError: a model without such modules, or of a type that failed a probe; a choice that cannot be.
 
     Example:
         >>> from transformers import AutoModelForSequenceClassification  # doctest: +SKIP
@@ -55,6 +63,8 @@ def sparsify(model: Model, alpha: Choice | Mapping[int | str, Choice] = "learn",
             f"a {type(model).__name__}", "a model whose attention goes through transformers' attention interface",
             "See the list of supported models in the documentation",
         )  # fmt: skip
+    if not unchecked:
+        _check_listed(model)
     chosen = {name: _choice(choices, name, module) for name, module in modules.items()}
     if isinstance(alpha, Mapping):
         _check_all_used(alpha, modules)
@@ -62,8 +72,22 @@ def sparsify(model: Model, alpha: Choice | Mapping[int | str, Choice] = "learn",
     for name, module in modules.items():
         attach(module, name, chosen[name], init)
     model.set_attn_implementation(NAME)
+    for module in modules.values():
+        # Some models give parts copies of their configuration, which they then no longer know.
+        if isinstance(config := getattr(module, "config", None), PreTrainedConfig):
+            config._attn_implementation_internal = NAME
     record(model, chosen)
     return model
+
+
+def _check_listed(model: PreTrainedModel) -> None:
+    for part in model.modules():
+        if isinstance(part, PreTrainedModel) and (reason := refusal(part.config.model_type)) is not None:
+            raise ParameterError(
+                f"a {type(part).__name__}, whose type failed when it was probed: {reason}",
+                "a model that is the same with sparse attention at alpha = 1, and keeps its masks",
+                "Pass unchecked=True where this does not concern your model; see the list in the documentation",
+            )  # fmt: skip
 
 
 def _choice(choices: Mapping[int | str, Choice], name: str, module: nn.Module) -> Choice:

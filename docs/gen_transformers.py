@@ -1,0 +1,101 @@
+"""The page of transformers' models, from the list that the probes made."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from gen_mappings import table
+
+LIST = Path(__file__).parents[1] / "src/tsallis/integrations/transformers/supported.json"
+INTRODUCTION = """# Hugging Face transformers
+
+Attention with `entmax` in the models of transformers, one learned alpha per head or numbers that you choose:
+
+```python
+from transformers import AutoModelForSequenceClassification
+from tsallis.integrations.transformers import alpha_parameters, alphas, sparsify
+
+model = sparsify(AutoModelForSequenceClassification.from_pretrained("bert-base-uncased"))
+```
+
+Install it with `pip install 'tsallis[transformers]'`.
+
+::: tsallis.integrations.transformers.model.sparsify
+
+::: tsallis.integrations.transformers.attention.register
+
+::: tsallis.integrations.transformers.model.alphas
+
+::: tsallis.integrations.transformers.model.alpha_parameters
+"""
+
+LISTS = """## Models
+
+This list was made by probing every model type of transformers {version} at tiny size, with weights that make attention
+peaked. A supported type passed all probes that make sense for it:
+
+- *same*: at alpha = 1 its outputs are those of its own eager attention, within 1e-4, with padding at either end;
+- *padding*, *decoder padding*: at alpha = 1.5 other content of padded places changes no output at other places;
+- *future*: later tokens change no earlier output of a causal model;
+- *sparse*: alpha = 2 changes the output;
+- *learned*: alphas have gradients;
+- *saved*: the output is the same after saving and loading.
+
+Changes have to be exactly zero, but where remarks say otherwise. To probe your own model, call
+`tsallis.integrations.transformers.probes.probe`; to make the list for the version of transformers that is installed,
+run `python -m tsallis.integrations.transformers.support --to list.json`.
+"""
+
+REFUSED = """### Refused
+
+Each of these types failed a probe: `sparsify` refuses them, and models that have them as parts, unless it gets
+`unchecked=True`.
+"""
+
+UNDECIDED = """### Undecided
+
+No tiny model, or no inputs for it, could be made without knowing the type. `sparsify` takes them; probe yours.
+"""
+
+ELSEWHERE = """### Not through the interface
+
+`sparsify` finds no attention that it could replace in these types, or not all of it.
+"""
+
+
+def supported_row(model_type: str, entry: dict[str, object]) -> list[str]:
+    """Type, class, probes that it passed besides those that all pass, remarks."""
+    everywhere = ("same", "sparse", "learned", "saved")
+    passed, notes = entry["passed"], entry.get("notes", [])
+    assert isinstance(passed, list)
+    assert isinstance(notes, list)
+    return [
+        f"`{model_type}`",
+        f"`{entry['class']}`",
+        ", ".join(p for p in passed if p not in everywhere),
+        "; ".join(notes),
+    ]
+
+
+def page() -> str:
+    """The whole page."""
+    listed = json.loads(LIST.read_text(encoding="utf-8"))
+    supported = [supported_row(*item) for item in sorted(listed["supported"].items())]
+    parts = [
+        INTRODUCTION,
+        LISTS.format(version=listed["transformers"]),
+        f"### Supported\n\n{len(supported)} types.",
+        table(["type", "class probed", "probes of places", "remarks"], supported),
+    ]
+    for text, section in ((REFUSED, "refused"), (UNDECIDED, "undecided")):
+        rows = [[f"`{name}`", plain(reason)] for name, reason in sorted(listed[section].items())]
+        parts += [text, table(["type", "reason"], rows)]
+    parts += [ELSEWHERE, ", ".join(f"`{name}`" for name in sorted(listed["elsewhere"])) + "."]
+    return "\n\n".join(parts) + "\n"
+
+
+def plain(reason: str) -> str:
+    """A reason as Markdown: what models say may hold anything."""
+    kind, _, said = reason.partition(": ")
+    return f"{kind}: `{said.replace('`', '')}`" if said else kind
