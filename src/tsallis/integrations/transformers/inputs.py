@@ -89,7 +89,7 @@ def _shown(model: PreTrainedModel, text: Mapping[str, Tensor], pictures: Tensor)
         try:
             with torch.no_grad():
                 features = see(**form)
-        except Exception:  # noqa: BLE001, S112 - models' own code, which may ask for pictures in another form
+        except Exception:  # noqa: BLE001 - models' own code, which may ask for pictures in another form
             continue
         features = getattr(features, "pooler_output", features)
         found = features if isinstance(features, list | tuple) else [features]
