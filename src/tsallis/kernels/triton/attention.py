@@ -20,6 +20,7 @@ from .attention_tiles import (
     Q,
     V,
     code_of,
+    dot,
     list_codes,
     of_head,
     rows_from,
@@ -132,7 +133,7 @@ def attend(
         p, _ = evaluate(d, A[:, None], C[:, None], E[:, None], KIND)
         S += tl.sum(p, 1)
         value = rows_from(v, block * N, where[V + 2], keys, N, DEPTH, DV)
-        total = tl.dot(p.to(value.dtype), value, total, input_precision="ieee")
+        total = dot(p.to(value.dtype), value, total)
         if notes is not None:
             used = tl.max(tl.max((p > 0.0).to(tl.int32), 1), 0) | spoilt
             tl.store(codes + block, used.to(codes.dtype.element_ty))

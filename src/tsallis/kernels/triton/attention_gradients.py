@@ -20,6 +20,7 @@ from .attention_tiles import (
     K,
     Q,
     V,
+    dot,
     list_codes,
     load_notes,
     of_head,
@@ -80,7 +81,7 @@ def to_queries(
         z = scores_of(query, key, bias, mask, i, low, high, block * N + columns, where, scale)
         p = probabilities_of(z, base, X, Y, factor, power, exponent, KIND)
         value = rows_from(v, block * N, where[V + 2], keys, N, DEPTH, DV)
-        dp = tl.dot(gradient, tl.trans(value), input_precision="ieee")
+        dp = dot(gradient, tl.trans(value), None)
         w = weight(p, order[:, None], KIND)
         W += tl.sum(w, 1)
         total += tl.sum(tl.where(p > 0.0, w * dp, 0.0), 1)
@@ -98,9 +99,9 @@ def to_queries(
             z = scores_of(query, key, bias, mask, i, low, high, block * N + columns, where, scale)
             p = probabilities_of(z, base, X, Y, factor, power, exponent, KIND)
             value = rows_from(v, block * N, where[V + 2], keys, N, DEPTH, DV)
-            dz = share_of(p, tl.dot(gradient, tl.trans(value), input_precision="ieee"), mean, order, KIND)
+            dz = share_of(p, dot(gradient, tl.trans(value), None), mean, order, KIND)
             if dq is not None:
-                result = tl.dot(dz.to(key.dtype), key, result, input_precision="ieee")
+                result = dot(dz.to(key.dtype), key, result)
             if slopes is not None:
                 moved += tl.sum(dz * (slope_of(p, order) - origin[:, None]), 1)
         if dq is not None:
@@ -143,11 +144,11 @@ def to_keys(
             z = scores_of(query, key, bias_head, mask_head, i, low, high, j, where, scale)
             p = probabilities_of(z, base, X, Y, factor, power, exponent, KIND)
             if dv is not None:
-                to_v = tl.dot(tl.trans(p.to(gradient.dtype)), gradient, to_v, input_precision="ieee")
+                to_v = dot(tl.trans(p.to(gradient.dtype)), gradient, to_v)
             if dk is not None:
                 mean = tl.load(means + row * queries + i, mask=i < queries, other=0.0)
-                dz = share_of(p, tl.dot(gradient, tl.trans(value), input_precision="ieee"), mean, order, KIND)
-                to_k = tl.dot(tl.trans(dz.to(query.dtype)), query, to_k, input_precision="ieee")
+                dz = share_of(p, dot(gradient, tl.trans(value), None), mean, order, KIND)
+                to_k = dot(tl.trans(dz.to(query.dtype)), query, to_k)
     if dk is not None:
         store_rows(dk + owner * keys * WIDTH, block * N, keys, to_k * scale, N, WIDTH, D)
     if dv is not None:

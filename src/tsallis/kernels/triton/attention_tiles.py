@@ -7,6 +7,8 @@ and queries are arguments: no length compiles anything anew.
 
 from __future__ import annotations
 
+import os
+
 import triton
 import triton.language as tl
 
@@ -15,6 +17,8 @@ from .arithmetic import INF, arguments, evaluate
 Q, K, V, G, MASK, BIAS = (tl.constexpr(i) for i in (0, 3, 6, 9, 12, 16))
 # What is kept of each row: its largest score (NaN if the row is), both parts of the unknown, one over the sum.
 NOTES = tl.constexpr(4)
+# The interpreter holds bfloat16 as integers, and multiplies those.
+INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
 # Codes that are read together; steps between 0 and 255.
 CODES, STEPS = tl.constexpr(128), tl.constexpr(254.0)
 
@@ -25,6 +29,14 @@ def of_head(x, where, tensor: tl.constexpr, batch, head):
     if x is not None:
         x = x + batch * where[tensor] + head * where[tensor + 1]
     return x
+
+
+@triton.jit
+def dot(x, y, total):
+    """total + x y, added up in float32."""
+    if INTERPRETED:
+        x, y = x.to(tl.float32), y.to(tl.float32)
+    return tl.dot(x, y, total, input_precision="ieee")
 
 
 @triton.jit
@@ -61,7 +73,7 @@ def seen_by(lows, highs, i, queries, keys, CAUSAL: tl.constexpr):
 @triton.jit
 def scores_of(q, k, bias, mask, i, low, high, j, where, scale):
     """Scores of a tile, -inf where nothing is attended to: scaled after the product, in float32."""
-    z = tl.dot(q, tl.trans(k), input_precision="ieee") * scale
+    z = dot(q, tl.trans(k), None) * scale
     seen = (j[None, :] >= low[:, None]) & (j[None, :] < high[:, None])
     row, column = i.to(tl.int64)[:, None], j.to(tl.int64)[None, :]
     if bias is not None:
