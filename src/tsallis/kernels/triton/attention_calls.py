@@ -15,13 +15,16 @@ from . import attention, attention_gradients
 from .attention_tiles import NOTES
 from .calls import Simplex, power_of_2, start
 
-WIDEST = 256
+# Widths of heads, and bytes of shared memory that the kernels need for them.
+ROOM = ((128, 99 * 1024), (256, 160 * 1024))
+# How many blocks of keys are in shared memory or on their way there.
+STAGES = 2
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 
 class Shape(NamedTuple):
-    """Tiles of M queries by N keys, and the warps that share one, forward and backward. Both passes have the same
-    tiles: one says to the other where there is support.
+    """Tiles of M queries by N keys, the same in both passes: one says to the other where there is support. The warps
+    that share one, forward and backward.
     """
 
     M: int
@@ -30,12 +33,17 @@ class Shape(NamedTuple):
     warps_back: int
 
 
-def shape_of(inputs: AttentionInputs) -> Shape:
-    """What fits into the registers and the shared memory of a GPU of 2020 or later."""
-    q, v = inputs.q, inputs.v
-    M, width = min(64, power_of_2(q.shape[2])), power_of_2(max(q.shape[3], v.shape[3]))
-    wide = width * q.element_size()
-    return Shape(M, 64 if wide <= 256 else 32, 4, 4 if wide <= 128 else 8)
+def shape_of(queries: int, width: int, narrow: bool) -> Shape:
+    """What fits into registers, in half precision (``narrow``) or float32."""
+    M, N = (64, 64) if narrow else (32, 32)
+    return Shape(
+        min(M, power_of_2(queries)), N if width <= 128 else N // 2, 4 if narrow and width <= 64 else 8, 8
+    )  # fmt: skip
+
+
+def _room(x: Tensor) -> int:
+    """Bytes of shared memory that a program may have where a tensor is."""
+    return torch.cuda.get_device_properties(x.device).shared_memory_per_block_optin if x.is_cuda else ROOM[-1][1]
 
 
 class Task(NamedTuple):
@@ -56,8 +64,12 @@ class Attention:
         q, v = inputs.q, inputs.v
         if q.dtype not in DTYPES:
             return f"for half precision and float32, not {q.dtype}"
-        if max(q.shape[3], v.shape[3]) > WIDEST:
-            return f"for heads of up to {WIDEST} numbers"
+        width = max(q.shape[3], v.shape[3])
+        needed = [room for widest, room in ROOM if width <= widest]
+        if not needed:
+            return f"for heads of up to {ROOM[-1][0]} numbers"
+        if needed[0] > _room(q):
+            return f"heads of {width} numbers need {needed[0]} bytes of shared memory"
         if inputs.bias is not None and inputs.bias.requires_grad and torch.is_grad_enabled():
             return "what is added to scores gets no gradient"
         return None
@@ -73,6 +85,7 @@ class Attention:
         start(
             attention.attend, (heads * tiles,), q, **task.tensors, **task.sizes, out=out, notes=notes, codes=codes,
             lists=_lists(codes, blocks), tolerance=(2.0 + sqrt(keys) / 16.0) * 2.0**-23, num_warps=task.shape.warps,
+            num_stages=STAGES,
         )  # fmt: skip
         return out, [] if notes is None else [codes, notes]
 
@@ -91,26 +104,27 @@ class Attention:
         if dq is not None or dk is not None or slopes is not None:
             start(
                 attention_gradients.to_queries, (len(codes) * tiles,), q, **same, lists=_lists(codes, blocks), dq=dq,
-                slopes=slopes, num_warps=task.shape.warps_back,
+                slopes=slopes, num_warps=task.shape.warps_back, num_stages=STAGES,
             )  # fmt: skip
         if dk is not None or dv is not None:
             owners = k.shape[0] * k.shape[1] * blocks
             lists = _lists(codes.new_empty(owners, tiles), tiles)
             start(
                 attention_gradients.to_keys, (owners,), q, **same, lists=lists, dk=dk, dv=dv,
-                num_warps=task.shape.warps_back,
+                num_warps=task.shape.warps_back, num_stages=STAGES,
             )  # fmt: skip
         return dq, dk, dv, slopes
 
     def _task(self, inputs: AttentionInputs, g: Tensor | None = None) -> Task:
         q, k, v = (_laid_out(x) for x in (inputs.q, inputs.k, inputs.v))
         (batch, heads, queries, width), (_, shared, keys, depth) = q.shape, v.shape
-        shape, whole = shape_of(inputs), (batch, heads, queries, keys)
+        whole, narrow = (batch, heads, queries, keys), q.dtype != torch.float32
+        shape = shape_of(queries, power_of_2(max(width, depth)), narrow)
         mask = None if inputs.mask is None else inputs.mask.expand(whole).view(torch.uint8)
         bias = None if inputs.bias is None else inputs.bias.expand(whole)
         kind, (number, alpha) = self.simplex.kind_of((inputs.alpha,), q)
         if alpha is not None:
-            alpha = alpha.expand(batch, heads, 1, 1).reshape(-1)
+            alpha = alpha.expand(batch, heads, 1, 1).contiguous()
         lows, highs = _ranges(inputs.ends, inputs.causal, q.device)
         tensors = {"q": q, "k": k, "v": v, "mask": mask, "bias": bias, "alpha": alpha, "lows": lows, "highs": highs}
         strides = [*q.stride()[:3], *k.stride()[:3], *v.stride()[:3]]
@@ -130,7 +144,7 @@ class Attention:
 
 def _laid_out(x: Tensor) -> Tensor:
     """The same with the numbers of a row side by side."""
-    return x if x.stride(3) == 1 and not x.is_neg() else x.contiguous()
+    return x if x.stride(3) == 1 else x.contiguous()
 
 
 def _ranges(
