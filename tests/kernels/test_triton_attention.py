@@ -217,6 +217,25 @@ def test_blocks_without_support_are_skipped_and_none_with_it() -> None:
             assert torch.equal(codes.bool() & support, support)
 
 
+@pytest.mark.skipif(DEVICE != "cpu", reason="counts calls in the interpreter")
+def test_newton_s_sweeps_visit_what_can_be_in_the_support(monkeypatch: pytest.MonkeyPatch) -> None:
+    from tsallis.kernels.triton import attention
+
+    visits, scores_of = [], attention.scores_of
+
+    def counted(*args: Any) -> Any:
+        visits.append(1)
+        return scores_of(*args)
+
+    monkeypatch.setitem(attention.attend.fn.__globals__, "scores_of", counted)
+    z = torch.randn(32, 640)
+    z[:, 100:110] += 20.0
+    codes = _scored(z, 1.5)[1]
+    assert codes.sum() == 1
+    # All 20 blocks once; the first may have to be seen again, for nothing was known before it.
+    assert 22 <= len(visits) <= 30
+
+
 def test_values_of_skipped_keys_are_not_read() -> None:
     q, k, v = draw(32, 320, 16, lead=(1, 1))
     q[..., 0], k[..., 0], k[:, :, 50, 0] = 8.0, 0.0, 30.0

@@ -43,6 +43,20 @@ def cut_of(X, Y, scale, solved, KIND: tl.constexpr):
     return tl.where(solved, edge(X + Y, scale, KIND) * WIDER, INF)
 
 
+@triton.jit
+def moved_from(
+    X, Y, S, W, before, heavier, active, power, exponent, tolerance, step, KIND: tl.constexpr
+):  # fmt: skip
+    """Newton's move of the rows that are active and have wrong sums: (X, Y, errors, slopes, active, largest error)."""
+    S, W = tl.where(active != 0, S, 1.0), tl.where(active != 0, W, 1.0)
+    moved, rest, error = advance(S, W, X, Y, power, exponent, KIND)
+    off = tl.abs(error)
+    wrong = unsettled(off, before, W, heavier, tolerance) & (step < SWEEPS - 1)
+    active = tl.where(wrong, active, 0)
+    worst = tl.max(tl.where(active != 0, off, 0.0), 0)
+    return tl.where(active != 0, moved, X), tl.where(active != 0, rest, Y), off, W, active, worst
+
+
 @triton.jit(do_not_specialize=["queries", "keys", "heads", "group", "tiles", "blocks"])
 def attend(
     q, k, v, bias, mask, lows, highs, alpha, number: tl.float64, out, notes, codes, lists, where, scale, queries, keys,
@@ -98,7 +112,10 @@ def attend(
 
     before, heavier, step = X * 0.0 + INF, X * 0.0 + INF, 0
     active = solved.to(tl.int32)
-    while (step < SWEEPS) & (tl.max(active, 0) > 0):
+    # An error is about squared by a step. Where the next sum will be right it is made together with the result below;
+    # and both again if it is not. (Triton 3.7 fails on conditions that the loop itself does not use: hence ``going``.)
+    going = tl.max(active, 0)
+    while going > 0:
         A, C, E = arguments(X, Y, power, exponent, KIND)
         cuts = cut_of(X, Y, power, solved, KIND)
         S, W = tl.zeros([M], tl.float32), tl.zeros([M], tl.float32)
@@ -115,31 +132,35 @@ def attend(
             left += reaches
         tl.debug_barrier()
         count = left
-        S_safe, W_safe = tl.where(active != 0, S, 1.0), tl.where(active != 0, W, 1.0)
-        moved, rest, error = advance(S_safe, W_safe, X, Y, power, exponent, KIND)
-        off = tl.abs(error)
-        wrong = unsettled(off, before, W_safe, heavier, tolerance)
-        active = tl.where(wrong & (step < SWEEPS - 1), active, 0)
-        before, heavier = off, W_safe
-        X, Y = tl.where(active != 0, moved, X), tl.where(active != 0, rest, Y)
-        step += 1
+        X, Y, before, heavier, active, worst = moved_from(
+            X, Y, S, W, before, heavier, active, power, exponent, tolerance, step, KIND
+        )
+        step += going
+        going = ((tl.max(active, 0) > 0) & (worst * worst > tolerance)).to(tl.int32)
 
-    A, C, E = arguments(X, Y, power, exponent, KIND)
-    S, total = tl.zeros([M], tl.float32), tl.zeros([M, DV], tl.float32)
-    for at in range(0, count):
-        block = tl.load(lists + at).to(tl.int32)
-        key = rows_from(k, block * N, where[K + 2], keys, N, WIDTH, D)
-        d = scores_of(query, key, bias, mask, i, low, high, block * N + columns, where, scale) - base[:, None]
-        p, _ = evaluate(d, A[:, None], C[:, None], E[:, None], KIND)
-        S += tl.sum(p, 1)
-        value = rows_from(v, block * N, where[V + 2], keys, N, DEPTH, DV)
-        total = dot(p.to(value.dtype), value, total)
+    going = tl.full([], 1, tl.int32)
+    while going > 0:
+        A, C, E = arguments(X, Y, power, exponent, KIND)
+        S, W, total = tl.zeros([M], tl.float32), tl.zeros([M], tl.float32), tl.zeros([M, DV], tl.float32)
+        for at in range(0, count):
+            block = tl.load(lists + at).to(tl.int32)
+            key = rows_from(k, block * N, where[K + 2], keys, N, WIDTH, D)
+            d = scores_of(query, key, bias, mask, i, low, high, block * N + columns, where, scale) - base[:, None]
+            p, w = evaluate(d, A[:, None], C[:, None], E[:, None], KIND)
+            S, W = S + tl.sum(p, 1), W + tl.sum(w, 1)
+            value = rows_from(v, block * N, where[V + 2], keys, N, DEPTH, DV)
+            total = dot(p.to(value.dtype), value, total)
+            if notes is not None:
+                used = tl.max(tl.max((p > 0.0).to(tl.int32), 1), 0) | spoilt
+                tl.store(codes + block, used.to(codes.dtype.element_ty))
+        factor = tl.where(S > 0.0, 1.0 / tl.where(S > 0.0, S, 1.0), 0.0)
+        result = tl.where((bad != 0)[:, None], float("nan"), total * factor[:, None])
+        store_rows(out + owner * queries * DEPTH, tile * M, queries, result, M, DEPTH, DV)
         if notes is not None:
-            used = tl.max(tl.max((p > 0.0).to(tl.int32), 1), 0) | spoilt
-            tl.store(codes + block, used.to(codes.dtype.element_ty))
-    factor = tl.where(S > 0.0, 1.0 / tl.where(S > 0.0, S, 1.0), 0.0)
-    result = tl.where((bad != 0)[:, None], float("nan"), total * factor[:, None])
-    store_rows(out + owner * queries * DEPTH, tile * M, queries, result, M, DEPTH, DV)
-    if notes is not None:
-        kept = tl.where(bad != 0, float("nan"), base)
-        store_notes(notes + owner * queries * NOTES, i, queries, kept, X, Y, factor)
+            kept = tl.where(bad != 0, float("nan"), base)
+            store_notes(notes + owner * queries * NOTES, i, queries, kept, X, Y, factor)
+        X, Y, before, heavier, active, worst = moved_from(
+            X, Y, S, W, before, heavier, active, power, exponent, tolerance, step, KIND
+        )
+        step += going
+        going = tl.max(active, 0)

@@ -19,6 +19,8 @@ from .calls import Simplex, power_of_2, start
 ROOM = ((128, 99 * 1024), (256, 160 * 1024))
 # How many blocks of keys are in shared memory or on their way there.
 STAGES = 2
+# Sums of p that are less off than this are divided out without a trace in half precision.
+ENOUGH = 2.0**-18
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 
@@ -82,9 +84,11 @@ class Attention:
         # Keys that no query of a tile sees are not visited: their codes are 0 from the start.
         codes = (torch.zeros if train else torch.empty)(heads, tiles, blocks, dtype=torch.uint8, device=q.device)
         notes = q.new_empty(heads, q.shape[2], NOTES.value, dtype=torch.float32) if train else None
+        rounding = (2.0 + sqrt(keys) / 16.0) * 2.0**-23
+        tolerance = rounding if q.dtype == torch.float32 else max(rounding, ENOUGH)
         start(
             attention.attend, (heads * tiles,), q, **task.tensors, **task.sizes, out=out, notes=notes, codes=codes,
-            lists=_lists(codes, blocks), tolerance=(2.0 + sqrt(keys) / 16.0) * 2.0**-23, num_warps=task.shape.warps,
+            lists=_lists(codes, blocks), tolerance=tolerance, num_warps=task.shape.warps,
             num_stages=STAGES,
         )  # fmt: skip
         return out, [] if notes is None else [codes, notes]
