@@ -28,7 +28,7 @@ from .attention_tiles import (
     seen_by,
     store_notes,
     store_rows,
-)  # fmt: skip
+)
 from .simplex import CLOSE, GUESSES, SWEEPS, newton, state, unsettled
 from .tiles import number_of
 
@@ -44,9 +44,7 @@ def cut_of(X, Y, scale, solved, KIND: tl.constexpr):
 
 
 @triton.jit
-def moved_from(
-    X, Y, S, W, before, heavier, active, power, exponent, tolerance, step, KIND: tl.constexpr
-):  # fmt: skip
+def moved_from(X, Y, S, W, before, heavier, active, power, exponent, tolerance, step, KIND: tl.constexpr):
     """Newton's move of the rows that are active and have wrong sums: (X, Y, errors, slopes, active, largest error)."""
     S, W = tl.where(active != 0, S, 1.0), tl.where(active != 0, W, 1.0)
     moved, rest, error = advance(S, W, X, Y, power, exponent, KIND)

@@ -37,15 +37,17 @@ class Shape(NamedTuple):
 
 def shape_of(queries: int, width: int, narrow: bool) -> Shape:
     """What fits into registers, in half precision (``narrow``) or float32."""
-    M, N = (64, 64) if narrow else (32, 32)
-    return Shape(
-        min(M, power_of_2(queries)), N if width <= 128 else N // 2, 4 if narrow and width <= 64 else 8, 8
-    )  # fmt: skip
+    most = 64 if narrow else 32
+    M, N = min(most, power_of_2(queries)), most if width <= 128 else most // 2
+    return Shape(M, N, 4 if narrow and width <= 64 else 8, 8)
 
 
 def _room(x: Tensor) -> int:
     """Bytes of shared memory that a program may have where a tensor is."""
-    return torch.cuda.get_device_properties(x.device).shared_memory_per_block_optin if x.is_cuda else ROOM[-1][1]
+    if not x.is_cuda:
+        return ROOM[-1][1]
+    known = torch.cuda.get_device_properties(x.device)
+    return getattr(known, "shared_memory_per_block_optin", known.shared_memory_per_block)
 
 
 class Task(NamedTuple):
@@ -84,12 +86,10 @@ class Attention:
         # Keys that no query of a tile sees are not visited: their codes are 0 from the start.
         codes = (torch.zeros if train else torch.empty)(heads, tiles, blocks, dtype=torch.uint8, device=q.device)
         notes = q.new_empty(heads, q.shape[2], NOTES.value, dtype=torch.float32) if train else None
-        rounding = (2.0 + sqrt(keys) / 16.0) * 2.0**-23
-        tolerance = rounding if q.dtype == torch.float32 else max(rounding, ENOUGH)
+        tolerance = max((2.0 + sqrt(keys) / 16.0) * 2.0**-23, 0.0 if q.dtype == torch.float32 else ENOUGH)
         start(
             attention.attend, (heads * tiles,), q, **task.tensors, **task.sizes, out=out, notes=notes, codes=codes,
-            lists=_lists(codes, blocks), tolerance=tolerance, num_warps=task.shape.warps,
-            num_stages=STAGES,
+            lists=_lists(codes, blocks), tolerance=tolerance, num_warps=task.shape.warps, num_stages=STAGES,
         )  # fmt: skip
         return out, [] if notes is None else [codes, notes]
 

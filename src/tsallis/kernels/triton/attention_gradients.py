@@ -29,7 +29,7 @@ from .attention_tiles import (
     scores_of,
     seen_by,
     store_rows,
-)  # fmt: skip
+)
 from .gradients import slope_of
 from .simplex import state
 from .tiles import number_of
