@@ -105,7 +105,8 @@ def attend(
         best - base[:, None], notes, 1, 0, base, X, Y, power, exponent, solved, CLOSE, GUESSES, KIND, True, False, N
     )
     cut = tl.min(cut_of(X, Y, power, solved, KIND), 0)
-    least = tl.where(spoilt != 0, 0, tl.maximum(code_of(cut, a), 1))
+    # One lower, for the compiler may round the same expression differently elsewhere.
+    least = tl.where(spoilt != 0, 0, tl.maximum(code_of(cut, a) - 1, 1))
     count = list_codes(codes, 1, first, last, least, lists, True)
 
     before, heavier, step = X * 0.0 + INF, X * 0.0 + INF, 0
