@@ -121,7 +121,7 @@ def test_equals_the_formula(n: int, d: int) -> None:
 @pytest.mark.parametrize("n", [1, 17, 63, 64, 65, 130, 1000])
 def test_full_grid(n: int, d: int, dtype: torch.dtype) -> None:
     for alpha in ("1.5",) if n == 1000 else ALPHAS:
-        for causal in (False, True):
+        for causal in (True,) if n == 1000 else (False, True):
             compare(draw(n, n, d, lead=(2 if alpha == "batch" else 1, 2)), None, causal, ALPHAS[alpha], dtype)
 
 
