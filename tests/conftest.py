@@ -15,7 +15,9 @@ if find_spec("triton") and not torch.cuda.is_available():
     # torch, and tests that visit every module, import them at some time.
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRITON_INTERPRET", "1")
-        import tsallis.kernels.triton.calls  # noqa: F401
+        # With every file of kernels.
+        import tsallis.kernels.triton.attention_calls
+        import tsallis.kernels.triton.linear_calls  # noqa: F401
 
 
 @pytest.fixture(autouse=True)

@@ -17,27 +17,40 @@ import inspect, sys
 import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, compile
-from tsallis.kernels.triton import gradients, losses, pairs, screening, selection, simplex, steep, steep_gradients
+from tsallis.kernels.triton import (
+    attention, attention_calls, attention_gradients, gradients, losses, pairs, screening, selection, simplex, steep,
+    steep_gradients,
+)
 
 capability = int(sys.argv[1])
+# What such a device has, in bytes.
+SHARED = {80: 163 * 1024, 89: 99 * 1024, 90: 227 * 1024}[capability]
+NUMBERS = (
+    "rows", "n", "width", "stride", "columns", "begin", "capacity", "last", "queries", "keys", "heads", "group",
+    "tiles", "blocks",
+)
 
-def build(kernel, tensors, warps=4, strided=False, **constants):
+def build(kernel, tensors, warps=4, strided=False, stages=3, **constants):
     signature, fixed = {}, {}
     for name in inspect.signature(kernel.fn).parameters:
         if name in constants:
             signature[name], fixed[name] = "constexpr", constants[name]
-        elif name in tensors or name in ("rows", "n", "width", "stride", "columns", "begin", "capacity", "last"):
+        elif name in tensors or name in NUMBERS:
             signature[name] = tensors.get(name, "i32")
         elif name == "where" and strided:
             signature[name] = ("i32",) * 20
         elif name in ("number", "k_number", "tolerance"):
             signature[name] = "fp64"
+        elif name == "scale" and strided:
+            signature[name] = "fp32"
         else:
             signature[name], fixed[name] = "constexpr", None
     made = compile(
         ASTSource(kernel, signature=signature, constexprs=fixed),
-        target=GPUTarget("cuda", capability, 32), options={"num_warps": warps},
+        target=GPUTarget("cuda", capability, 32),
+        options={"num_warps": warps, "num_stages": stages},
     )
+    assert made.metadata.shared <= SHARED, (kernel.fn.__name__, made.metadata.shared)
     print(kernel.fn.__name__, constants, len(made.asm["cubin"]))
 
 def types(**named):
@@ -78,10 +91,22 @@ layer = types(
 )
 build(pairs.products, layer, E=16, H=128, COMPUTE=tl.float32)
 build(pairs.sums, layer, E=16, H=128, COMPUTE=tl.float32)
+options = types(mask="u8", bias="fp32", lows="i32", highs="i32", alpha="fp32")
+for kind, width, narrow, causal, rest in (
+    (1, 64, True, True, {}), (2, 128, True, False, options), (0, 64, False, False, {}), (1, 128, False, True, {}),
+):
+    M, N, warps, warps_back = attention_calls.shape_of(1000, width, narrow)
+    same = {name: "*bf16" if narrow else "*fp32" for name in ("q", "k", "v", "g", "out", "dq", "dk", "dv")}
+    same |= types(notes="fp32", codes="u8", lists="i16", means="fp32") | rest
+    shape = dict(CAUSAL=causal, KIND=kind, M=M, N=N, WIDTH=width, D=width, DEPTH=width, DV=width)
+    shape |= dict(strided=True, stages=attention_calls.STAGES)
+    build(attention.attend, same, warps, **shape)
+    build(attention_gradients.to_queries, {**same, **(types(slopes="fp32") if rest else {})}, warps_back, **shape)
+    build(attention_gradients.to_keys, same, warps_back, **shape)
 """
 
 
-@pytest.mark.parametrize("capability", [pytest.param(80, marks=pytest.mark.full), 90])
+@pytest.mark.parametrize("capability", [*(pytest.param(n, marks=pytest.mark.full) for n in (80, 89)), 90])
 def test_every_kernel_becomes_machine_code(capability: int, tmp_path: Path) -> None:
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     done = subprocess.run(
@@ -89,4 +114,4 @@ def test_every_kernel_becomes_machine_code(capability: int, tmp_path: Path) -> N
         env={**environment, "TRITON_CACHE_DIR": str(tmp_path)}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
-    assert len(done.stdout.splitlines()) == 26
+    assert len(done.stdout.splitlines()) == 38

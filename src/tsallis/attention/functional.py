@@ -16,7 +16,9 @@ from ..core.settings import DEBUG
 from . import formula
 from .blocked import Blocked, Call
 from .blocks import blocks, scores_of
-from .inputs import Heads, checked
+from .direct import Call as DirectCall
+from .direct import Direct
+from .inputs import Heads, Number, checked
 
 
 class AttentionStats(NamedTuple):
@@ -73,7 +75,9 @@ def entmax_attention(
 
     $$\mathrm{out}_i = \sum_j p_{ij} v_j, \qquad p_i = \operatorname{entmax}_\alpha(\mathrm{scale}\, q_i K^\top + m_i)$$
 
-    Scores are made in blocks and never held together; where few keys have probability only those are touched.
+    Scores are made in blocks and never held together; where few keys have probability only those are touched. On CUDA
+    devices kernels of attention's own (for alpha in (1, 2], without dropout and gradients of masks, at most 256 numbers
+    per head, in half precision or float32) skip blocks of keys without probability.
 
     Args:
         query: (..., Hq, Nq, d).
@@ -93,8 +97,9 @@ def entmax_attention(
         backend: as in `entmax`.
 
     Returns:
-        (..., Hq, Nq, dv) in the dtype of the query; half precision is computed in float32. Queries that may attend to
-        nothing get zeros. A NaN makes NaN of the queries that see it, and may of gradients that are summed over them.
+        (..., Hq, Nq, dv) in the dtype of the query; half precision is computed in float32, but kernels of attention's
+        own round probabilities before they multiply them. Queries that may attend to nothing get zeros. A NaN makes NaN
+        of the queries that see it, and may of gradients that are summed over them.
 
     Raises:
         ShapeError: shapes, dtypes or devices that do not fit; places of sequences that do not ascend to their number.
@@ -108,7 +113,8 @@ def entmax_attention(
     Complexity:
         products of Nq x Nk x d; averages and gradients Nq x (support) x d where supports are small. Memory: a block of
         4 MB of scores (64 MB on a GPU), and 8 bytes per key attended to for the backward pass, up to 512 MB; beyond,
-        scores are made again.
+        scores are made again. Kernels of attention's own hold no scores, and keep 16 bytes per query and one per block
+        of 64 x 64 pairs (32 x 32 in float32).
 
     Example:
         >>> import torch, tsallis as ts
@@ -133,26 +139,31 @@ def entmax_attention(
             raise TsallisError(
                 "return_stats inside a compiled program or a function transform", "a plain call", "Leave it out"
             )
-        return out, _stats(heads, backend, shape[:-1])
+        return out, _stats(heads.widened(), backend, shape[:-1])
 
 
 def _attention(heads: Heads, dropout: float, backend: str | None) -> Tensor:
-    kernel = None
-    if (
+    plain = (
         all(is_plain(x) for x in _tensors(heads))
         and heads.q.numel()
         and heads.k.numel()
         and heads.v.numel()
         and not DEBUG.value
-    ):
-        kernel = dispatch.fused("entmax", heads.q, backend)
+    )
+    direct = dispatch.fused_attention("entmax", heads.q, backend) if plain and not dropout else None
+    if direct is not None and direct.refuses(heads) is None and _has_zeros(heads.alpha):
+        return Direct.apply(
+            DirectCall(heads.scale, heads.causal, heads.ends, direct, backend), torch.is_grad_enabled(), heads.q,
+            heads.k, heads.v, heads.mask, heads.bias, heads.alpha,
+        )  # fmt: skip
+    heads = heads.widened()
+    kernel = dispatch.fused("entmax", heads.q, backend) if plain else None
     if kernel is None:
         p = formula.probabilities(heads, backend)
         return formula.average(torch.nn.functional.dropout(p, dropout) if dropout else p, heads)
-    alpha = heads.alpha.detach() if isinstance(heads.alpha, Tensor) else heads.alpha
     sparse = None
-    # Lists are for rows with zeros, and for alphas whose slopes have a bound; dropout draws numbers for all keys.
-    if not dropout and bool((alpha > 1).all() & (alpha <= 2).all() if isinstance(alpha, Tensor) else 1 < alpha <= 2):
+    # Dropout draws numbers for all keys.
+    if not dropout and _has_zeros(heads.alpha):
         sparse = dispatch.sparse_attention("entmax", heads.q, backend)
     seed = int(torch.randint(2**32, (), device="cpu")) if dropout else 0
     call = Call(heads.scale, heads.causal, heads.ends, kernel, sparse, dropout, seed, backend)
@@ -160,6 +171,14 @@ def _attention(heads: Heads, dropout: float, backend: str | None) -> Tensor:
         call, torch.is_grad_enabled(), heads.q.contiguous(), heads.k.contiguous(), heads.v.contiguous(), heads.mask,
         heads.bias, heads.alpha,
     )  # fmt: skip
+
+
+def _has_zeros(alpha: Number) -> bool:
+    """Whether rows of this alpha have zeros, and slopes that have a bound: lists and skipped keys are for those."""
+    if not isinstance(alpha, Tensor):
+        return 1 < alpha <= 2
+    alpha = alpha.detach()
+    return bool((alpha > 1).all() & (alpha <= 2).all())
 
 
 def _tensors(heads: Heads) -> list[Tensor]:

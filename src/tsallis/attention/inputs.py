@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from ..core.dispatch import AttentionInputs
 from ..core.errors import ParameterError, ShapeError
 from ..core.inputs import check_tensor, is_number
 from ..core.mapping import HALF
@@ -15,34 +16,19 @@ from ..core.mapping import HALF
 Number = float | Tensor
 
 
-@dataclass(frozen=True)
-class Heads:
-    """Attention as heads see it.
-
-    Attributes:
-        q, k, v: (B, Hq, Nq, d), (B, H, Nk, d), (B, H, Nk, dv), in at least float32.
-        alpha: a number, or (B or 1, Hq or 1, 1, 1).
-        mask: what may be attended to, broadcastable to (B, Hq, Nq, Nk); or None.
-        bias: what is added to scores, likewise.
-        scale: of scores.
-        causal: whether query i sees keys up to i (of its sequence) only.
-        ends: where sequences end among queries and keys; one pair if they are not packed.
-    """
-
-    q: Tensor
-    k: Tensor
-    v: Tensor
-    alpha: Number
-    mask: Tensor | None
-    bias: Tensor | None
-    scale: float
-    causal: bool
-    ends: tuple[tuple[int, ...], tuple[int, ...]]
+class Heads(AttentionInputs):
+    """What all ways of attention start from."""
 
     @property
     def group(self) -> int:
         """Heads of queries per head of keys."""
         return max(1, self.q.shape[1] // max(1, self.k.shape[1]))
+
+    def widened(self) -> Heads:
+        """The same, to be computed with operations of torch: in at least float32."""
+        if self.q.dtype not in HALF:
+            return self
+        return replace(self, q=self.q.float(), k=self.k.float(), v=self.v.float())
 
 
 def checked(
@@ -56,12 +42,11 @@ def checked(
         raise ParameterError(f"dropout_p={dropout_p!r}", "a probability", "Choose one in [0, 1]")
     if scale is not None and not is_number(scale):
         raise ParameterError(f"scale={scale!r}", "a number, or None for 1/sqrt(d)", "Pass one")
-    compute = torch.float32 if q.dtype in HALF else q.dtype
     lead = q.shape[:-2]
     mask, bias = _masks(attn_mask, q, (*lead, q.shape[-2], k.shape[-2]))
     return Heads(
-        _four(q, compute), _four(k, compute), _four(v, compute), alpha_of_heads(alpha, q),
-        None if mask is None else _four(mask), None if bias is None else _four(bias, compute),
+        _four(q), _four(k), _four(v), alpha_of_heads(alpha, q), None if mask is None else _four(mask),
+        None if bias is None else _four(bias.to(torch.float32 if q.dtype in HALF else q.dtype)),
         q.shape[-1] ** -0.5 if scale is None else float(scale), bool(is_causal),
         _ends(ends_q, ends_k, q.shape[-2], k.shape[-2]),
     )  # fmt: skip
@@ -167,9 +152,8 @@ def _ends(ends_q: object, ends_k: object, n: int, m: int) -> tuple[tuple[int, ..
     return found[0], found[1]
 
 
-def _four(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+def _four(x: Tensor) -> Tensor:
     """(B, H, N, M) of (..., H, N, M)."""
-    x = x if dtype is None else x.to(dtype)
     if x.dim() < 4:
         return x.reshape(*(1,) * (4 - x.dim()), *x.shape)
     return x if x.dim() == 4 else x.reshape(-1, *x.shape[-3:])

@@ -200,10 +200,54 @@ class SparseAttention(Protocol):
 
 
 @dataclass(frozen=True)
+class AttentionInputs:
+    """Attention as heads see it.
+
+    Attributes:
+        q, k, v: (B, Hq, Nq, d), (B, H, Nk, d), (B, H, Nk, dv).
+        alpha: a number, or (B or 1, Hq or 1, 1, 1), or a scalar tensor.
+        mask: what may be attended to, broadcastable to (B, Hq, Nq, Nk); or None.
+        bias: what is added to scores, likewise, in at least float32.
+        scale: of scores.
+        causal: whether query i sees keys up to i (of its sequence) only.
+        ends: where sequences end among queries and keys; one pair if they are not packed.
+    """
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    alpha: float | Tensor
+    mask: Tensor | None
+    bias: Tensor | None
+    scale: float
+    causal: bool
+    ends: tuple[tuple[int, ...], tuple[int, ...]]
+
+
+class FusedAttention(Protocol):
+    """Attention with alpha in (1, 2] whose scores are made by the kernel that uses them, forward and backward."""
+
+    def refuses(self, inputs: AttentionInputs, /) -> str | None:
+        """None, or the reason why inputs are for other ways; from static facts alone."""
+        ...
+
+    def forward(self, inputs: AttentionInputs, train: bool, /) -> tuple[Tensor, list[Tensor]]:
+        """The result in the dtype of q; and with ``train`` what the backward pass wants to have kept, else nothing."""
+        ...
+
+    def backward(
+        self, inputs: AttentionInputs, kept: Sequence[Tensor], g: Tensor, wanted: Sequence[bool], /
+    ) -> tuple[Tensor | None, ...]:
+        """The wanted gradients in q, k, v and, of each row (B, Hq, Nq, 1), in alpha."""
+        ...
+
+
+@dataclass(frozen=True)
 class Kernel:
     """One way to compute a mapping. ``supports`` returns None, or the reason why it cannot; ``fused`` (a function that
     makes it, called once) serves plain eager calls without detours, ``loss`` those of generalised cross-entropy,
-    ``layer`` those of an output layer with it, ``attention`` those of attention with lists.
+    ``layer`` those of an output layer with it, ``attention`` those of attention with lists, ``whole_attention``
+    those of attention altogether.
     """
 
     backend: str
@@ -214,6 +258,7 @@ class Kernel:
     loss: Callable[[], FusedLoss] | None = None
     layer: Callable[[], SparseLayer] | None = None
     attention: Callable[[], SparseAttention] | None = None
+    whole_attention: Callable[[], FusedAttention] | None = None
 
 
 @dataclass(frozen=True)
@@ -274,8 +319,13 @@ def sparse_layer(mapping: str, z: Tensor, backend: str | None) -> SparseLayer | 
 
 
 def sparse_attention(mapping: str, z: Tensor, backend: str | None) -> SparseAttention | None:
-    """The same for attention."""
+    """The same for attention with lists."""
     return _form(mapping, z, backend, "attention")
+
+
+def fused_attention(mapping: str, z: Tensor, backend: str | None) -> FusedAttention | None:
+    """The same for attention altogether."""
+    return _form(mapping, z, backend, "whole_attention")
 
 
 def _form(mapping: str, z: Tensor, backend: str | None, form: str) -> Any:

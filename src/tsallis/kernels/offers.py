@@ -43,11 +43,12 @@ def offer(
     loss: str | None = None,
     layer: str | None = None,
     attention: str | None = None,
+    whole_attention: str | None = None,
     **options: Any,
 ) -> None:
     """Add the kernel of a mapping: a class in the module ``kernels.<backend>.<module>``, imported when first used; and
     the classes in ``loss_calls``, ``linear_calls`` and ``attention_calls`` that make a loss, an output layer and
-    attention of it, if there are.
+    both kinds of attention of it, if there are.
     """
 
     @cache
@@ -65,6 +66,6 @@ def offer(
         Kernel(
             backend, lambda z, *params: make()(z, *params), priority, supports, make,
             made_of_it("loss_calls", loss), made_of_it("linear_calls", layer),
-            made_of_it("attention_calls", attention),
+            made_of_it("attention_calls", attention), made_of_it("attention_calls", whole_attention),
         ),
     )  # fmt: skip

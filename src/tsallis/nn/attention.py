@@ -99,7 +99,7 @@ class MultiheadAttention(nn.MultiheadAttention, ParameterHolder):
         return out, weights
 
     def _heads(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Heads:
-        return checked(q, k, v, mask, 0.0, causal, None, False, self.held()["alpha"], None, None)
+        return checked(q, k, v, mask, 0.0, causal, None, False, self.held()["alpha"], None, None).widened()
 
     @torch.no_grad()
     def observe(

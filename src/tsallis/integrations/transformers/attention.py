@@ -75,7 +75,9 @@ def attend(
             return paged, None
     if others.get("output_attentions"):
         with torch.autocast(query.device.type, enabled=False):
-            heads = checked(query, key, value, attention_mask, dropout, causal, scaling, grouped, alpha, None, None)
+            heads = checked(
+                query, key, value, attention_mask, dropout, causal, scaling, grouped, alpha, None, None
+            ).widened()
             p = probabilities(heads, None)
             out = average(nn.functional.dropout(p, dropout) if dropout else p, heads).to(query.dtype)
             weights = p.to(query.dtype)

@@ -31,7 +31,7 @@ def offer_all() -> None:
     add = partial(offer, backend="triton", priority=5, supports=_supports, module="calls")
     add("sparsemax", kind="Simplex", loss="Losses", alpha=2.0)
     add("entmax15", kind="Simplex", loss="Losses", alpha=1.5)
-    add("entmax", kind="Simplex", loss="Losses", layer="OutputLayer")
+    add("entmax", kind="Simplex", loss="Losses", layer="OutputLayer", whole_attention="Attention")
     add("normmax", kind="Simplex", norm=True)
     add("budget", kind="Budget")
     add("topk_sparsemax", kind="Topk")

@@ -76,10 +76,15 @@ def on_device(z: Tensor) -> Any:
     return torch.cuda.device_of(z) if z.is_cuda else nullcontext()
 
 
+def start(kernel: Any, grid: tuple[Any, ...], like: Tensor, *args: Any, **options: Any) -> None:
+    """Start a kernel where a tensor is."""
+    with on_device(like):
+        kernel[grid](*args, **options)
+
+
 def run(kernel: Any, z: Tensor, tile: Tile, rows: int, *args: Any, **options: Any) -> None:
     """Start a kernel on all rows."""
-    with on_device(z):
-        kernel[(triton.cdiv(rows, tile.R),)](*args, **options, num_warps=tile.warps)
+    start(kernel, (triton.cdiv(rows, tile.R),), z, *args, **options, num_warps=tile.warps)
 
 
 class Rows(NamedTuple):
@@ -145,7 +150,8 @@ class Simplex(Fused):
         self.norm = norm
         self.fixed = alpha
 
-    def _alpha(self, params: Sequence[Number], z: Tensor) -> tuple[int, Parameter]:
+    def kind_of(self, params: Sequence[Number], z: Tensor) -> tuple[int, Parameter]:
+        """(member, alpha)."""
         value, alpha = number_or_rows(params[0] if self.fixed is None else self.fixed, z)
         if self.norm:
             return NORMMAX.value, (value, alpha)
@@ -154,12 +160,12 @@ class Simplex(Fused):
 
     def member(self, params: Sequence[Number], z: Tensor) -> tuple[int, float, Tensor | None]:
         """(member, alpha if all rows z have the same, else one number for each)."""
-        kind, (value, alpha) = self._alpha(params, z)
+        kind, (value, alpha) = self.kind_of(params, z)
         return kind, value, None if alpha is None else alpha.expand(len(z), 1).contiguous()
 
     def solve(self, task: Task) -> None:
         z, dim, mask, params, p, full, threshold = task
-        kind, (value, alpha) = self._alpha(params, z)
+        kind, (value, alpha) = self.kind_of(params, z)
         n = z.shape[dim]
         rows = z.numel() // n
         z, mask, (alpha,), where = rows_of(z, p, dim, mask, alpha)
@@ -183,7 +189,7 @@ class Simplex(Fused):
     def backward(
         self, p: Tensor, g: Tensor, dim: int, params: Sequence[Number], kept: Tensor | None, wanted: Sequence[bool]
     ) -> tuple[Tensor, list[Tensor | None]]:
-        kind, (value, alpha) = self._alpha(params, p)
+        kind, (value, alpha) = self.kind_of(params, p)
         p, g, n = p.contiguous(), g.contiguous(), p.shape[dim]
         dz, rows = torch.empty_like(g), p.numel() // n
         _, _, (alpha,), where = rows_of(p, p, dim, None, alpha)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import triton
@@ -13,16 +12,11 @@ from ...core.dispatch import Lists
 from .. import output_layer
 from ..output_layer import Kept
 from . import pairs, screening
-from .calls import Number, Simplex, compute_dtype, on_device
+from .calls import Number, Simplex, compute_dtype, start
 from .loss_calls import Losses
 
 # Scores that a program looks at together; pairs, and entries of their rows, that it works on together.
 SCORES, PAIRS, ENTRIES = 1024, 16, 128
-
-
-def _start(kernel: Any, grid: tuple[Any, ...], like: Tensor, *args: Any, **options: Any) -> None:
-    with on_device(like):
-        kernel[grid](*args, **options)
 
 
 class OutputLayer(output_layer.OutputLayer):
@@ -43,7 +37,7 @@ class OutputLayer(output_layer.OutputLayer):
         self, kept: Kept, block: Tensor, begin: int, last: bool, hidden: Tensor, params: Sequence[Number]
     ) -> None:
         kind, value, alpha = self.simplex.member(params, block)
-        _start(
+        start(
             screening.screen, (len(block),), block, block, kept.values, kept.places, kept.counts, kept.tops, kept.cuts,
             kept.slacks, alpha, value, block.shape[1], begin, kept.capacity, kept.values.stride(0), int(last),
             HALF=block.dtype != hidden.dtype, KIND=kind, B=SCORES, COMPUTE=compute_dtype(hidden),
@@ -108,7 +102,7 @@ def _products(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, places: Tensor, values: Tensor, counts: Tensor | None,
     most: int,
 ) -> None:  # fmt: skip
-    _start(
+    start(
         pairs.products, (len(hidden), triton.cdiv(most, PAIRS)), hidden, hidden, weight, bias, places, values, counts,
         hidden.shape[1], values.stride(0), E=PAIRS, H=ENTRIES, COMPUTE=compute_dtype(hidden),
     )  # fmt: skip
@@ -123,7 +117,7 @@ def _owned(lists: Lists, scales: Tensor) -> tuple[Tensor, Tensor]:
 def _sums(source: Tensor, begins: Tensor, ends: Tensor, factors: Tensor, which: Tensor) -> Tensor:
     width = source.shape[1]
     out = source.new_empty(len(begins), width)
-    _start(
+    start(
         pairs.sums, (len(begins), triton.cdiv(width, ENTRIES)), source, source, out, begins.contiguous(),
         ends.contiguous(), factors, which, width, E=PAIRS, H=ENTRIES, COMPUTE=compute_dtype(source),
     )  # fmt: skip

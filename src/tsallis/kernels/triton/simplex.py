@@ -56,6 +56,12 @@ def sums(
 
 
 @triton.jit
+def unsettled(off, before, W, heavier, tolerance):
+    """Whether a row's sum is wrong by more than rounding: ``off``, and ``before`` the sweep before."""
+    return (off > tolerance) & ((off > NOISE * tolerance) | (off < before * SHRUNK) | (heavier * FELL > W))
+
+
+@triton.jit
 def newton(
     d, packed, stride, count, base, X, Y, scale, exponent, todo, tolerance, CAP: tl.constexpr, KIND: tl.constexpr,
     TILE: tl.constexpr, LAST: tl.constexpr, B: tl.constexpr,
@@ -74,9 +80,7 @@ def newton(
         S_safe, W_safe = tl.where(active != 0, S, 1.0), tl.where(active != 0, W, 1.0)
         moved, rest, error = advance(S_safe, W_safe, X, Y, scale, exponent, KIND)
         off = tl.abs(error)
-        wrong = off > tolerance
-        if LAST:
-            wrong = wrong & ((off > NOISE * tolerance) | (off < before * SHRUNK) | (W_safe < heavier * FELL))
+        wrong = unsettled(off, before, W_safe, heavier, tolerance) if LAST else off > tolerance
         # S and W are those at X, also if this was the last sweep.
         active = tl.where(wrong & (step < CAP - 1), active, 0)
         before, heavier = off, W_safe
