@@ -29,6 +29,15 @@ def kept(heads: Heads) -> Tensor | None:
     return own if mask is None else own & mask
 
 
+def allowed(heads: Heads) -> Tensor | None:
+    """Which keys a query may attend to, what is added to scores included, broadcastable to them; None for all."""
+    keep = kept(heads)
+    if heads.bias is None:
+        return keep
+    possible = heads.bias > -torch.inf
+    return possible if keep is None else keep & possible
+
+
 def _sequences(ends: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor]:
     """Of each place, the number of its sequence and where that starts."""
     starts = torch.tensor([0, *ends[:-1]], device=device)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.errors import ParameterError
+from ..core.mapping import HALF
 
 
 class Alpha(nn.Module):
@@ -35,13 +36,20 @@ class Alpha(nn.Module):
             raise ParameterError(
                 f"init={init}", f"a value in [{low}, {high}]", "Choose init inside the interval, or widen it"
             )
-        self.low, self.high = float(low), float(high)
-        share = min(max((init - low) / (high - low), 1e-4), 1 - 1e-4)
-        self.theta = nn.Parameter(torch.full(shape, math.log(share) - math.log1p(-share)))
+        self.low, self.high, self.init = float(low), float(high), float(init)
+        self.theta = nn.Parameter(torch.empty(shape))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Back to the first value."""
+        share = min(max((self.init - self.low) / (self.high - self.low), 1e-4), 1 - 1e-4)
+        with torch.no_grad():
+            self.theta.fill_(math.log(share) - math.log1p(-share))
 
     def forward(self) -> Tensor:
-        """alpha, of the given shape."""
-        return self.low + (self.high - self.low) * torch.sigmoid(self.theta)
+        """alpha, of the given shape; in float32 at least: steps of half precision are too wide for it."""
+        theta = self.theta.float() if self.theta.dtype in HALF else self.theta
+        return self.low + (self.high - self.low) * torch.sigmoid(theta)
 
     def extra_repr(self) -> str:
         return f"shape={tuple(self.theta.shape)}, low={self.low}, high={self.high}"

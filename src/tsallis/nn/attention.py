@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..attention import HeadStatistics, entmax_attention
-from ..attention.formula import average, kept, probabilities
+from ..attention.formula import allowed, average, probabilities
 from ..attention.inputs import Heads, checked
 from ..core.errors import ParameterError, ShapeError
 from .alpha import Alpha
@@ -114,16 +114,13 @@ class MultiheadAttention(nn.MultiheadAttention, ParameterHolder):
         with torch.autocast(q.device.type, enabled=False):
             heads = self._heads(q, k, v, mask, causal)
             weights = probabilities(heads, None)
-        allowed = kept(heads)
-        if heads.bias is not None:
-            possible = heads.bias > -torch.inf
-            allowed = possible if allowed is None else allowed & possible
+        keep = allowed(heads)
         if key_padding_mask is not None and query is key:
             padding = key_padding_mask if key_padding_mask.dim() == 2 else key_padding_mask.unsqueeze(0)
             padding = padding if padding.dtype == torch.bool else padding == -torch.inf
             inside = ~padding[:, None, :, None]
-            allowed = inside if allowed is None else allowed & inside
-        statistics.update(weights, allowed)
+            keep = inside if keep is None else keep & inside
+        statistics.update(weights, keep)
 
     def _prepared(
         self, query: Tensor, key: Tensor, value: Tensor, padding: Tensor | None, attn_mask: Tensor | None, causal: bool

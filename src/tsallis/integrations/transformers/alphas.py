@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import inspect
 from functools import cache
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from ...core.errors import ParameterError
 from ...nn import Alpha
@@ -17,6 +16,8 @@ from ...nn import Alpha
 ALPHA, SAVED = "entmax_alpha", "tsallis_alphas"
 # The implementation's name among transformers'.
 NAME = "tsallis"
+# What is saved of an alpha: a number, or {"learn": where it started}.
+Saved = float | dict[str, float]
 _HEADS = ("num_attention_heads", "num_heads", "n_heads", "n_head", "encoder_attention_heads")
 
 
@@ -52,15 +53,22 @@ def heads_of(module: nn.Module, name: str) -> int:
     )  # fmt: skip
 
 
-def attach(module: nn.Module, name: str, alpha: Any, init: float) -> None:
-    """Give a module its alpha: a number, or "learn" for one per head."""
+def made(module: nn.Module, name: str, saved: Saved) -> float | Alpha:
+    """The alpha of a module, of what is saved of it."""
+    if not isinstance(saved, dict):
+        return float(saved)
+    like = next(module.parameters(), torch.empty(0))
+    return Alpha(saved["learn"], (heads_of(module, name),)).to(like.device)
+
+
+def attach(module: nn.Module, alpha: float | Alpha) -> None:
+    """Give a module its alpha."""
     if hasattr(module, ALPHA):
         delattr(module, ALPHA)
-    if alpha == "learn":
-        like = next(module.parameters(), torch.empty(0))
-        setattr(module, ALPHA, Alpha(init, (heads_of(module, name),)).to(like.device))
-    else:
-        setattr(module, ALPHA, float(alpha))
+    setattr(module, ALPHA, alpha)
+    # Some models give parts copies of their configuration, which they then no longer know.
+    if isinstance(config := getattr(module, "config", None), PreTrainedConfig):
+        config._attn_implementation_internal = NAME
 
 
 def alpha_of(module: nn.Module) -> float | Tensor:
@@ -74,9 +82,23 @@ def alpha_of(module: nn.Module) -> float | Tensor:
     return held() if isinstance(held, nn.Module) else held
 
 
-def record(model: PreTrainedModel, chosen: dict[str, Any]) -> None:
-    """Write into a model's configuration what `restore` reads."""
-    setattr(model.config, SAVED, chosen)
+def record(model: PreTrainedModel, chosen: dict[str, Saved]) -> None:
+    """Write what `restore` reads into the configurations of a model and of the models that are its parts: each may be
+    saved alone, or in another.
+    """
+    known: set[int] = set()
+    for prefix, part in model.named_modules():
+        # A model and its base share one: names are those of the outer.
+        if isinstance(part, PreTrainedModel) and id(part.config) not in known:
+            known.add(id(part.config))
+            start = f"{prefix}." if prefix else ""
+            own = {name.removeprefix(start): saved for name, saved in chosen.items() if name.startswith(start)}
+            if own:
+                _record(part, own)
+
+
+def _record(model: PreTrainedModel, own: dict[str, Saved]) -> None:
+    setattr(model.config, SAVED, own)
     # Transformers saves it under this name, and refuses to load where no such implementation is registered.
     model.config.attn_implementation = NAME
 
@@ -86,10 +108,14 @@ def restore(model: PreTrainedModel) -> None:
     saved = getattr(model.config, SAVED, None)
     if not saved:
         return
-    record(model, saved)
+    _record(model, saved)
+    # Models that have it as a part would have set another.
+    model.config._attn_implementation_internal = NAME
+    # Half precision would round them.
+    model._keep_in_fp32_modules_strict = {*(model._keep_in_fp32_modules_strict or ()), ALPHA}
     # A model may be saved with a head and loaded without it, or the other way round.
     prefix = f"{model.base_model_prefix}." if model.base_model_prefix else ""
     for name, module in attention_modules(model).items():
         keys = (name, prefix + name, name.removeprefix(prefix))
         if not hasattr(module, ALPHA) and (key := next((k for k in keys if k in saved), None)) is not None:
-            attach(module, name, saved[key], 1.5)
+            attach(module, made(module, name, saved[key]))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -10,9 +13,10 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.masking_utils import sdpa_mask
 
 from ...attention import entmax_attention
-from ...attention.formula import average, probabilities
+from ...attention.formula import allowed, average, probabilities
 from ...attention.inputs import checked
 from ...core.errors import ParameterError, RegistryError
+from ...nn import Alpha
 from .alphas import NAME, alpha_of, restore
 from .cache import paged_attention
 
@@ -20,6 +24,36 @@ from .cache import paged_attention
 _FOREIGN = ("softcap", "s_aux", "sinks", "cache", "indices", "block_indices")
 # Of a mask that is the causal one and nothing else.
 _CAUSAL = "tsallis_causal"
+
+
+class Seen(NamedTuple):
+    """What one call of attention did: the module, its weights (B, H, Nq, Nk), and which keys queries may attend to,
+    broadcastable to them; None for all.
+    """
+
+    module: nn.Module
+    weights: Tensor
+    kept: Tensor | None
+
+
+_SEEN: ContextVar[list[Seen] | None] = ContextVar("seen", default=None)
+
+
+@contextmanager
+def seen_weights() -> Iterator[list[Seen]]:
+    """Within it, each call of attention in a sparsified model appends what it did, in order; all weights are held.
+
+    Example:
+        >>> with seen_weights() as seen:  # doctest: +SKIP
+        ...     model(**batch)
+        >>> statistics.update(seen[0].weights, seen[0].kept)  # doctest: +SKIP
+    """
+    seen: list[Seen] = []
+    token = _SEEN.set(seen)
+    try:
+        yield seen
+    finally:
+        _SEEN.reset(token)
 
 
 def attend(
@@ -69,18 +103,22 @@ def attend(
         query = query.expand(len(key), *query.shape[1:])
     grouped = query.shape[1] != key.shape[1]
     weights = None
-    if position_bias is None and not causal and not others.get("output_attentions"):
+    seen = _SEEN.get()
+    shown = bool(others.get("output_attentions")) or seen is not None
+    if position_bias is None and not causal and not shown:
         paged = paged_attention(module, query, key, attention_mask, scaling, alpha)
         if paged is not None:
             return paged, None
-    if others.get("output_attentions"):
+    if shown:
         with torch.autocast(query.device.type, enabled=False):
             heads = checked(
                 query, key, value, attention_mask, dropout, causal, scaling, grouped, alpha, None, None
             ).widened()
             p = probabilities(heads, None)
             out = average(nn.functional.dropout(p, dropout) if dropout else p, heads).to(query.dtype)
-            weights = p.to(query.dtype)
+            if seen is not None:
+                seen.append(Seen(module, p.detach(), allowed(heads)))
+            weights = p.to(query.dtype) if others.get("output_attentions") else None
     else:
         out = entmax_attention(
             query, key, value, attention_mask, dropout, causal, scale=scaling, enable_gqa=grouped, alpha=alpha
@@ -127,12 +165,19 @@ def register() -> None:
 
 def _restore_when_built() -> None:
     # There is no hook between a model's construction and the loading of its weights but this method, which every model
-    # calls at the end of its construction.
-    original = PreTrainedModel.post_init
+    # calls at the end of its construction; nor one for weights that a checkpoint lacks but the other.
+    built, initialized = PreTrainedModel.post_init, PreTrainedModel._initialize_weights
 
     def post_init(self: PreTrainedModel) -> None:
         restore(self)
-        original(self)
+        built(self)
+
+    def initialize(self: PreTrainedModel, module: nn.Module, *args: Any, **kwargs: Any) -> None:
+        if isinstance(module, Alpha) and not any(
+            getattr(x, "_is_hf_initialized", False) for x in (module, module.theta)
+        ):
+            module.reset_parameters()
+        initialized(self, module, *args, **kwargs)
 
     post_init.restores_alphas = True  # pyright: ignore[reportFunctionMemberAccess]
-    PreTrainedModel.post_init = post_init
+    PreTrainedModel.post_init, PreTrainedModel._initialize_weights = post_init, initialize

@@ -8,11 +8,11 @@ from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from ...core.errors import ParameterError
 from ...core.inputs import is_number
-from .alphas import ALPHA, NAME, alpha_of, attach, attention_modules, record
+from .alphas import ALPHA, NAME, Saved, alpha_of, attach, attention_modules, made, record
 from .attention import register
 from .listed import refusal
 
@@ -31,11 +31,13 @@ def sparsify(
 
     Weights stay what they are. `save_pretrained` keeps alphas with them, and `from_pretrained` restores both where
     `register` was called before; where it was not, loading fails with an error instead of giving a softmax model.
+    `model.set_attn_implementation("sdpa")` brings softmax back, until "tsallis" is set again.
 
     Args:
         model: any whose attention goes through transformers' attention interface.
         alpha: "learn" for one learned alpha in (1, 2) per head; a number; or one of both by layer: by number, or by a
-            pattern that the module's name matches, such as "decoder.*". Modules that it does not name keep softmax.
+            pattern that the module's name matches, such as "decoder.*". Of several the first holds; modules that none
+            names keep softmax.
         init: where learned alphas start.
         unchecked: whether to take a type of models that failed when it was probed.
 
@@ -65,18 +67,14 @@ def sparsify(
         )  # fmt: skip
     if not unchecked:
         _check_listed(model)
-    chosen = {name: _choice(choices, name, module) for name, module in modules.items()}
-    if isinstance(alpha, Mapping):
-        _check_all_used(alpha, modules)
+    saved = {name: _saved(choice, init) for name, choice in _chosen(choices, modules).items()}
+    # All of them before any is attached: an error leaves the model as it was.
+    own = {name: made(module, name, saved[name]) for name, module in modules.items()}
     register()
-    for name, module in modules.items():
-        attach(module, name, chosen[name], init)
     model.set_attn_implementation(NAME)
-    for module in modules.values():
-        # Some models give parts copies of their configuration, which they then no longer know.
-        if isinstance(config := getattr(module, "config", None), PreTrainedConfig):
-            config._attn_implementation_internal = NAME
-    record(model, chosen)
+    for name, module in modules.items():
+        attach(module, own[name])
+    record(model, saved)
     return model
 
 
@@ -90,11 +88,22 @@ def _check_listed(model: PreTrainedModel) -> None:
             )  # fmt: skip
 
 
-def _choice(choices: Mapping[int | str, Choice], name: str, module: nn.Module) -> Choice:
-    for key, choice in choices.items():
-        if _names(key, name, module):
-            return choice
-    return 1.0
+def _chosen(choices: Mapping[int | str, Choice], modules: Mapping[str, nn.Module]) -> dict[str, Choice]:
+    """The choice of each module: the first that names it."""
+    keys: dict[str, int | str | None] = {
+        name: next((key for key in choices if _names(key, name, module)), None) for name, module in modules.items()
+    }
+    for key in choices:
+        if key not in keys.values():
+            raise ParameterError(
+                f"alpha for {key!r}, which no layer takes", f"layers of the model, such as {next(iter(modules))!r}",
+                "Correct the key, or put it before those that name the same layers",
+            )  # fmt: skip
+    return {name: 1.0 if key is None else choices[key] for name, key in keys.items()}
+
+
+def _saved(choice: Choice, init: float) -> Saved:
+    return {"learn": float(init)} if choice == "learn" else float(choice)
 
 
 def _names(key: int | str, name: str, module: nn.Module) -> bool:
@@ -109,14 +118,6 @@ def layer_of(name: str, module: nn.Module) -> int | None:
     return own if own is not None else next((int(part) for part in name.split(".") if part.isdigit()), None)
 
 
-def _check_all_used(choices: Mapping[int | str, Choice], modules: Mapping[str, nn.Module]) -> None:
-    for key in choices:
-        if not any(_names(key, name, module) for name, module in modules.items()):
-            raise ParameterError(
-                f"alpha for {key!r}", f"layers of the model, such as {next(iter(modules))!r}", "Correct the key"
-            )
-
-
 def alphas(model: nn.Module) -> dict[str, Tensor]:
     """What a sparsified model's attention modules have as alpha, by name: (H) values, or one.
 
@@ -126,10 +127,21 @@ def alphas(model: nn.Module) -> dict[str, Tensor]:
     Returns:
         copies without gradient.
 
+    Raises:
+        ParameterError: a model without alphas, or one that was told to compute another attention.
+
     Example:
         >>> alphas(sparsify(model, 1.5))  # doctest: +SKIP
     """
-    found = {name: alpha_of(m) for name, m in attention_modules(model).items() if hasattr(m, ALPHA)}
+    modules = {name: m for name, m in attention_modules(model).items() if hasattr(m, ALPHA)}
+    for name, module in modules.items():
+        used = getattr(getattr(module, "config", None), "_attn_implementation", NAME)
+        if used != NAME:
+            raise ParameterError(
+                f"{name}, which computes {used!r}: softmax", "a model with attention 'tsallis'",
+                "Call model.set_attn_implementation('tsallis')",
+            )  # fmt: skip
+    found = {name: alpha_of(m) for name, m in modules.items()}
     if not found:
         raise ParameterError(f"a {type(model).__name__} without alphas", "a sparsified model", "Call sparsify(model)")
     return {name: torch.as_tensor(alpha).detach().clone() for name, alpha in found.items()}
