@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 from tsallis.core.errors import TsallisError
 from tsallis.recipes._shared import plan
@@ -19,16 +20,33 @@ from tsallis.recipes._shared.runs import Run
 
 pytest.importorskip("transformers", reason="the extra `transformers` is not installed")
 
-from tsallis.integrations.transformers import alpha_parameters, alphas
+from transformers import (
+    AlbertConfig,
+    AlbertForSequenceClassification,
+    BartConfig,
+    BartForSequenceClassification,
+    BertConfig,
+    BertForSequenceClassification,
+    GPT2Config,
+    GPT2ForSequenceClassification,
+    LlamaConfig,
+    LlamaForSequenceClassification,
+    MistralConfig,
+    MistralForSequenceClassification,
+    PreTrainedTokenizerFast,
+)  # fmt: skip
+
+from tsallis.integrations.transformers import alpha_parameters, alphas, sparsify
 from tsallis.recipes.sst2 import recipe
 from tsallis.recipes.sst2.config import Config
 from tsallis.recipes.sst2.data import BAD, GOOD, load
-from tsallis.recipes.sst2.heads import _marked, analyse
+from tsallis.recipes.sst2.heads import _marked, analyse, draw_example
 from tsallis.recipes.sst2.model import KINDS, Training, build, encode
 
 from .conftest import train_watched
 
 SMOKE = plan.make_plan(recipe, "sst2", "smoke", {}).members
+SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16, "vocab_size": 30}
 SENTENCES = ["a dull film .", "not a lovely story ?", "music"]
 
 
@@ -75,22 +93,53 @@ def test_real_sentences() -> None:
 
 def test_tokens_and_their_words() -> None:
     tokenizer, _ = build(Config(), SENTENCES)
-    encoded = encode(tokenizer, [*SENTENCES, "unknown words"], torch.tensor([0, 0, 1, 1]), Config(max_length=5))
+    encoded = encode(tokenizer, [*SENTENCES, "unknown words"], torch.tensor([0, 0, 1, 1]), 5)
     batch = encoded.batch(torch.tensor([0, 2]))
     assert tokenizer.convert_ids_to_tokens(batch["input_ids"][0].tolist()) == ["[CLS]", "a", "dull", "film", "[SEP]"]
     assert batch["attention_mask"].tolist() == [[1] * 5, [1] * 3 + [0] * 2]
     assert batch["words"].tolist() == [[-1, 0, 1, 2, -1], [-1, 0, -1, -1, -1]]
     assert batch["labels"].tolist() == [0, 1]
     assert tokenizer.convert_ids_to_tokens(encoded.ids[3].tolist())[1:3] == ["[UNK]"] * 2
+    # The first two are cut before their last characters.
+    assert encoded.last.tolist() == [-1, -1, 1, 2]
+
+
+@pytest.mark.parametrize("kind", ["words", "bytes", "spaces"])
+def test_words_are_what_lies_between_spaces_whatever_the_tokenizer(kind: str) -> None:
+    """Tokenizers that never split a sentence into words, or keep the space with a token, are no different."""
+    sentence, pieces = (
+        "un able  to ?",
+        ["[PAD]", "[UNK]", "un", "able", "to", "?", "Ġable", "Ġto", "Ġ?", "Ġ", "▁un", "▁able"],
+    )
+    pieces += ["▁to", "▁?", "▁"]
+    numbers = {piece: i for i, piece in enumerate(pieces)}
+    made = Tokenizer(models.BPE(vocab=numbers | _letters(numbers), merges=[], unk_token="[UNK]"))
+    made.pre_tokenizer = {
+        "words": pre_tokenizers.Whitespace(),
+        "bytes": pre_tokenizers.ByteLevel(add_prefix_space=False),
+        "spaces": pre_tokenizers.Metaspace(split=False),
+    }[kind]
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=made, pad_token="[PAD]", unk_token="[UNK]")
+    encoded = encode(tokenizer, [sentence], torch.tensor([1]), 50)
+    tokens = tokenizer.convert_ids_to_tokens(encoded.ids[0].tolist())
+    letters = [(token.strip("Ġ▁"), word) for token, word in zip(tokens, encoded.words[0].tolist(), strict=True)]
+    assert [pair for pair in letters if pair[0]] == [
+        ("u", 0), ("n", 0), ("a", 1), ("b", 1), ("l", 1), ("e", 1), ("t", 2), ("o", 2), ("?", 3)
+    ]  # fmt: skip
+    assert tokens[int(encoded.last)].endswith("?")
+
+
+def _letters(numbers: dict[str, int]) -> dict[str, int]:
+    letters = [c for c in "unabletoĠ▁?" if c not in numbers]
+    return {c: len(numbers) + i for i, c in enumerate(dict.fromkeys(letters))}
 
 
 def test_marks_are_the_last_of_their_sentences() -> None:
     tokenizer, _ = build(Config(), SENTENCES)
-    # The second is cut before its mark, the third has none.
-    (found,) = _marked(
-        tokenizer, ["a ? dull film .", "not a lovely story a lovely story ?", "music ?"], Config(max_length=7)
-    )
-    batch, more = found
+    # The second is cut before its mark.
+    sentences = ["a ? dull film .", "not a lovely story a lovely story ?", "music ?"]
+    encoded = encode(tokenizer, sentences, torch.zeros(3, dtype=torch.long), 7)
+    ((batch, more),) = _marked(encoded, torch.tensor([False, True, True]), Config())
     assert more["marks"].tolist() == [5, 2]
     assert more["questions"].tolist() == [False, True]
     last = batch["input_ids"].gather(1, more["marks"][:, None]).flatten().tolist()
@@ -117,16 +166,72 @@ def test_any_model_in_a_folder(attention: str, tmp_path: Path) -> None:
         build(replace(config, model="nowhere/at/all"), [])
 
 
-def test_heads_of_softmax_are_those_of_alpha_1(tmp_path: Path) -> None:
+def test_models_that_cannot_be_worked_with(tmp_path: Path) -> None:
+    tokenizer, model = build(Config(attention="softmax"), SENTENCES)
+    tokenizer.save_pretrained(tmp_path)
+    sparsify(model).save_pretrained(tmp_path)
+    config = Config(model=str(tmp_path), attention="softmax")
+    with pytest.raises(TsallisError, match="sparse already"):
+        build(config, [])
+    # Labels of another task are replaced.
+    model = BertForSequenceClassification(BertConfig(**SMALL, num_labels=5))
+    model.save_pretrained(tmp_path)
+    assert build(config, [])[1].num_labels == 2
+    BartForSequenceClassification(
+        BartConfig(d_model=16, encoder_layers=1, decoder_layers=1, vocab_size=30, encoder_attention_heads=2,
+                   decoder_attention_heads=2, encoder_ffn_dim=16, decoder_ffn_dim=16)
+    ).save_pretrained(tmp_path)  # fmt: skip
+    with pytest.raises(TsallisError, match="an encoder with a decoder"):
+        build(config, [])
+    tokenizer.pad_token = None
+    tokenizer.save_pretrained(tmp_path)
+    model.save_pretrained(tmp_path)
+    with pytest.raises(TsallisError, match="no token for padding"):
+        build(config, [])
+
+
+@pytest.mark.parametrize("kind", ["causal", "windows", "shared layers", "learned queries and keys together"])
+def test_density_of_softmax_is_1_in_any_model(kind: str, tmp_path: Path) -> None:
+    tokenizer, _ = build(Config(), SENTENCES)
+    small = SMALL
+    model = {
+        "causal": lambda: LlamaForSequenceClassification(LlamaConfig(**small, pad_token_id=0)),
+        "windows": lambda: MistralForSequenceClassification(
+            MistralConfig(**small, pad_token_id=0, sliding_window=3, num_key_value_heads=2)
+        ),
+        "shared layers": lambda: AlbertForSequenceClassification(AlbertConfig(**small, embedding_size=8)),
+        "learned queries and keys together": lambda: GPT2ForSequenceClassification(
+            GPT2Config(n_embd=16, n_layer=2, n_head=2, vocab_size=30, pad_token_id=0)
+        ),
+    }[kind]()
+    encoded = encode(tokenizer, SENTENCES, torch.zeros(3, dtype=torch.long), 12)
+    asked = torch.tensor([False, True, False])
+    for attention in ("softmax", "fixed"):
+        config = Config(attention=attention, alpha=2.0)
+        if attention == "fixed":
+            with torch.no_grad():
+                for p in model.parameters():
+                    p.mul_(5)
+            sparsify(model, 2.0)
+        rows = analyse(config, model.eval(), encoded, encoded, asked, tmp_path)
+        assert len(rows) == 4, "two layers of two heads"
+        densities = torch.tensor([row["density"] for row in rows])
+        assert torch.allclose(densities, torch.ones(4)) == (attention == "softmax")
+        assert all(row["alpha"] == (1.0 if attention == "softmax" else 2.0) for row in rows)
+        assert all("interrogation" in row for row in rows)
+        assert all("merging" not in row for row in rows), "no word has several pieces"
+        draw_example(model, tokenizer, encoded, tmp_path)
+
+
+def test_heads_of_softmax_are_those_of_eager_attention(tmp_path: Path) -> None:
     config = Config(attention="softmax")
     tokenizer, model = build(config, SENTENCES)
-    encoded = encode(tokenizer, SENTENCES, torch.zeros(3, dtype=torch.long), config)
+    encoded = encode(tokenizer, SENTENCES, torch.zeros(3, dtype=torch.long), 12)
     model.eval()
     batch = encoded.batch(torch.arange(3))
     model.set_attn_implementation("eager")
     weights = model(batch["input_ids"], batch["attention_mask"], output_attentions=True).attentions
-    rows = analyse(config, model, tokenizer, encoded, SENTENCES, tmp_path)
-    assert all(row["density"] == 1 == row["alpha"] for row in rows)
+    rows = analyse(config, model, encoded, encoded, torch.tensor([False, True, False]), tmp_path)
     inside = batch["attention_mask"].bool()
     top = [weights[0][i, :, :n, :n].amax(-1).mean(-1) for i, n in enumerate(inside.sum(-1).tolist())]
     assert torch.allclose(torch.stack(top).mean(0), torch.tensor([row["confidence"] for row in rows[:4]]), atol=1e-5)

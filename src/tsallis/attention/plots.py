@@ -137,13 +137,13 @@ def plot_heads(weights: Tensor, tokens: Sequence[str] | None = None, titles: Seq
     for number, (head, name) in enumerate(zip(p, names, strict=True)):
         ax = figure.add_subplot(down, across, number + 1)
         ax.imshow(np.where(head > 0, head, np.nan), vmin=0, vmax=1, cmap="viridis_r")
-        ax.set_title(name, size=8)
+        ax.set_title(name, size=8, parse_math=False)
         ax.set_xticks([])
         ax.set_yticks([])
         if tokens is not None:
-            ax.set_xticks(range(len(tokens)), tokens, rotation=90, size=6)
+            ax.set_xticks(range(len(tokens)), tokens, rotation=90, size=6, parse_math=False)
             if head.shape[0] == len(tokens) and number % across == 0:
-                ax.set_yticks(range(len(tokens)), tokens, size=6)
+                ax.set_yticks(range(len(tokens)), tokens, size=6, parse_math=False)
     return figure
 
 

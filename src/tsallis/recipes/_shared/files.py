@@ -106,8 +106,13 @@ def read_table(path: Path) -> list[dict[str, float]]:
 
 
 def write_weights(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Tensors as safetensors."""
-    write(path, save_tensors({name: t.detach().cpu().contiguous() for name, t in tensors.items()}))
+    """Tensors as safetensors; those that share memory are kept several times."""
+    kept, known = {}, set()
+    for name, tensor in tensors.items():
+        own = tensor.detach().cpu().contiguous()
+        kept[name] = own.clone() if own.untyped_storage().data_ptr() in known else own
+        known.add(own.untyped_storage().data_ptr())
+    write(path, save_tensors(kept))
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import torch
 from torch import Tensor
 
 from ...attention import HeadReport, HeadStatistics
-from ...integrations.transformers import alphas, sparsify
+from ...integrations.transformers import alphas, seen_weights, sparsify
+from ...integrations.transformers.alphas import alpha_of
 from .._shared.files import write_json, write_table, write_weights
 from .config import Config
 from .model import Batch, Encoded
@@ -22,28 +24,40 @@ DRAWN = 16
 Row = dict[str, float]
 
 
-def per_head(model: Any, heads: int) -> Tensor:
-    """(layers, heads) alphas of a sparsified model."""
-    return torch.stack([a.float().cpu().expand(heads) for a in alphas(model).values()])
+def named_alphas(model: Any) -> Row:
+    """Alphas of a sparsified model by layer and head; layers that share a module have them once."""
+    return {
+        f"layer{i} head{j}": float(a)
+        for i, values in enumerate(alphas(model).values())
+        for j, a in enumerate(values.reshape(-1))
+    }
 
 
 @torch.no_grad()
-def analyse(config: Config, model: Any, tokenizer: Any, dev: Encoded, marked: list[str], folder: Path) -> list[Row]:
-    """Look at every head on the development sentences, and on questions beside statements; writes what it found.
-
-    Weights of softmax are those of alpha = 1.
+def analyse(config: Config, model: Any, dev: Encoded, marked: Encoded, asked: Tensor, folder: Path) -> list[Row]:
+    """Look at every head on the development sentences, and on questions (asked) beside statements that end in a mark;
+    writes what it found. Weights of softmax are those of alpha = 1.
     """
     if config.attention == "softmax":
         sparsify(model, 1.0)
     model.eval()
     plain = _over(model, _batches(dev, config))
-    asked = _over(model, _marked(tokenizer, marked, config))
-    rows = [_row(layer, *pair) for layer, pair in enumerate(zip(plain, asked or plain, strict=True))]
-    values = per_head(model, len(plain[0].density))
-    table = [{**row, "alpha": float(values[int(row["layer"]), int(row["head"])])} for part in rows for row in part]
+    questions = _over(model, _marked(marked, asked, config))
+    table = [
+        _row(layer, head, plain[layer], questions[layer] if questions else None)
+        for layer in range(len(plain))
+        for head in range(len(plain[layer].report.density))
+    ]
     write_table(folder / HEADS, table)
-    _example(model, tokenizer, dev, folder)
     return table
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What heads of a layer did, and their alphas (H) or one."""
+
+    report: HeadReport
+    alpha: Tensor
 
 
 def _batches(encoded: Encoded, config: Config) -> Iterator[tuple[Batch, dict[str, Tensor]]]:
@@ -52,55 +66,52 @@ def _batches(encoded: Encoded, config: Config) -> Iterator[tuple[Batch, dict[str
         yield batch, {"words": batch["words"]}
 
 
-def _marked(tokenizer: Any, sentences: list[str], config: Config) -> Iterator[tuple[Batch, dict[str, Tensor]]]:
+def _marked(encoded: Encoded, asked: Tensor, config: Config) -> Iterator[tuple[Batch, dict[str, Tensor]]]:
     """Sentences with the place of their last mark; those that were cut before it are left out."""
-    from .model import encode
-
-    encoded = encode(tokenizer, sentences, torch.zeros(len(sentences), dtype=torch.long), config)
-    marks = {tokenizer.convert_tokens_to_ids(mark) for mark in ("?", ".")}
-    places = [max((i for i, token in enumerate(ids.tolist()) if token in marks), default=-1) for ids in encoded.ids]
-    # Behind it there may be what a tokenizer puts at the end.
-    whole = [i for i, (at, ids) in enumerate(zip(places, encoded.ids, strict=True)) if at >= len(ids) - 2 > 0]
-    for positions in torch.tensor(whole, dtype=torch.long).split(config.batch_size) if whole else ():
-        chosen = positions.tolist()
-        questions = torch.tensor([sentences[i].endswith("?") for i in chosen])
-        yield encoded.batch(positions), {"marks": torch.tensor([places[i] for i in chosen]), "questions": questions}
+    for positions in (encoded.last >= 0).nonzero().flatten().split(config.batch_size):
+        if len(positions):
+            yield encoded.batch(positions), {"marks": encoded.last[positions], "questions": asked[positions]}
 
 
-def _over(model: Any, batches: Iterator[tuple[Batch, dict[str, Tensor]]]) -> list[HeadReport]:
-    """Reports of all layers; none without batches."""
+def _over(model: Any, batches: Iterator[tuple[Batch, dict[str, Tensor]]]) -> list[Layer]:
+    """All layers, in the order in which they are computed; none without batches."""
     statistics: list[HeadStatistics] = []
+    own: list[Tensor] = []
     device = next(model.parameters()).device
     for batch, more in batches:
         mask = batch["attention_mask"].to(device)
-        out = model(input_ids=batch["input_ids"].to(device), attention_mask=mask, output_attentions=True)
-        statistics = statistics or [HeadStatistics() for _ in out.attentions]
-        kept = mask.bool()
-        kept = kept[:, None, :, None] & kept[:, None, None, :]
-        for own, weights in zip(statistics, out.attentions, strict=True):
-            own.update(weights, kept, **more)
-    return [own.report() for own in statistics]
+        with seen_weights() as seen:
+            model(input_ids=batch["input_ids"].to(device), attention_mask=mask)
+        statistics = statistics or [HeadStatistics() for _ in seen]
+        own = [torch.as_tensor(alpha_of(part.module)).detach().float().cpu() for part in seen]
+        # Padding is no query.
+        real = mask.bool()[:, None, :, None]
+        for layer, (_, weights, kept) in zip(statistics, seen, strict=True):
+            layer.update(weights, real if kept is None else real & kept, **more)
+    return [Layer(layer.report(), alpha) for layer, alpha in zip(statistics, own, strict=True)]
 
 
-def _row(layer: int, plain: HeadReport, asked: HeadReport) -> list[Row]:
-    rows = []
-    for head in range(len(plain.density)):
-        best = max(plain.positional, key=lambda o: float(plain.positional[o][head].nan_to_num(-1.0)))
-        row = {
-            "layer": layer, "head": head, "density": plain.density[head], "confidence": plain.confidence[head],
-            "offset": best, "positional": plain.positional[best][head], "merging": plain.merging[head],
-            "interrogation": asked.interrogation[head], "disagreement": plain.disagreement,
-        }  # fmt: skip
-        rows.append({name: float(v) for name, v in row.items() if not math.isnan(float(v))})
-    return rows
+def _row(layer: int, head: int, plain: Layer, asked: Layer | None) -> Row:
+    report = plain.report
+    best = max(report.positional, key=lambda o: float(report.positional[o][head].nan_to_num(-1.0)))
+    row = {
+        "layer": layer, "head": head, "alpha": plain.alpha.expand(len(report.density))[head],
+        "density": report.density[head], "confidence": report.confidence[head], "disagreement": report.disagreement,
+        "offset": best, "positional": report.positional[best][head], "merging": report.merging[head],
+    }  # fmt: skip
+    if asked is not None:
+        row["interrogation"] = asked.report.interrogation[head]
+    return {name: float(v) for name, v in row.items() if not math.isnan(float(v))}
 
 
-def _example(model: Any, tokenizer: Any, dev: Encoded, folder: Path) -> None:
-    """Weights of the longest sentence that can be drawn."""
-    lengths = [len(ids) if len(ids) <= DRAWN else 0 for ids in dev.ids]
-    place = max(range(len(lengths)), key=lengths.__getitem__)
+@torch.no_grad()
+def draw_example(model: Any, tokenizer: Any, dev: Encoded, folder: Path) -> None:
+    """Keep the weights of the longest sentence that can be drawn well, or of the shortest there is."""
+    lengths = torch.tensor([len(ids) for ids in dev.ids])
+    place = int(torch.where(lengths <= DRAWN, lengths, -lengths).argmax())
     batch = dev.batch(torch.tensor([place]))
     device = next(model.parameters()).device
-    out = model(input_ids=batch["input_ids"].to(device), output_attentions=True)
-    write_weights(folder / EXAMPLE, {f"layer {i}": w[0].float() for i, w in enumerate(out.attentions)})
+    with seen_weights() as seen:
+        model(input_ids=batch["input_ids"].to(device), attention_mask=batch["attention_mask"].to(device))
+    write_weights(folder / EXAMPLE, {f"layer {i}": part.weights[0].float() for i, part in enumerate(seen)})
     write_json(folder / TOKENS, tokenizer.convert_ids_to_tokens(batch["input_ids"][0].tolist()))

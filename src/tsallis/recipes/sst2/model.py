@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ...core.errors import TsallisError
 from ...integrations.transformers import alpha_parameters, sparsify
+from ...integrations.transformers.alphas import SAVED
 from .._shared.training import log_means
 from .config import Config
 
@@ -34,13 +35,15 @@ class Encoded:
 
     Attributes:
         ids: of each sentence's tokens.
-        words: of each token, the number of the word it is a piece of; -1 for none.
+        words: of each token, the number of the word (between spaces) that it is a piece of; -1 for none.
+        last: (N) the token with each sentence's last character; -1 where the sentence was cut before it.
         labels: (N).
         padding: the token of padding.
     """
 
     ids: list[Tensor]
     words: list[Tensor]
+    last: Tensor
     labels: Tensor
     padding: int
 
@@ -62,10 +65,23 @@ def build(config: Config, sentences: list[str]) -> tuple[Any, Any]:
     """(tokenizer, model) with the attention of the configuration; sentences are for the words of a new model."""
     with _quiet():
         tokenizer, model = _new(sentences) if config.model == "new" else _pretrained(config.model)
-    if tokenizer.pad_token_id is None:
-        raise TsallisError(f"{config.model}: no token for padding", "a tokenizer that has one", "Set its pad_token")
+        _check(config.model, tokenizer, model)
     model.config.pad_token_id = tokenizer.pad_token_id
     return tokenizer, KINDS[config.attention](model, config)
+
+
+def _check(place: str, tokenizer: Any, model: Any) -> None:
+    """Raise for what could not be trained or looked at."""
+    if not getattr(tokenizer, "is_fast", False):
+        raise TsallisError(f"{place}: a tokenizer in Python", "a fast one, which knows places", "Choose another model")
+    if tokenizer.pad_token_id is None:
+        raise TsallisError(f"{place}: no token for padding", "a tokenizer that has one", "Set its pad_token")
+    if model.config.is_encoder_decoder:
+        raise TsallisError(f"{place}: an encoder with a decoder", "one stack of layers", "Choose another model")
+    if getattr(model.config, SAVED, None):
+        raise TsallisError(
+            f"{place}: a model that is sparse already", "one with softmax", "Name the one it was made of"
+        )
 
 
 def _new(sentences: list[str]) -> tuple[Any, Any]:
@@ -90,9 +106,11 @@ def _pretrained(place: str) -> tuple[Any, Any]:
     try:
         return (
             transformers.AutoTokenizer.from_pretrained(place),
-            transformers.AutoModelForSequenceClassification.from_pretrained(place, num_labels=2),
+            transformers.AutoModelForSequenceClassification.from_pretrained(
+                place, num_labels=2, ignore_mismatched_sizes=True
+            ),
         )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         raise TsallisError(
             f"--model {place}: {reason}", "a folder or a hub name of a model with its tokenizer", "Correct it"
@@ -114,15 +132,39 @@ def _quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def encode(tokenizer: Any, sentences: list[str], labels: Tensor, config: Config) -> Encoded:
-    """Sentences as the model reads them."""
-    found = tokenizer(sentences, truncation=True, max_length=config.max_length)
-    words = [found.word_ids(i) for i in range(len(sentences))]
+def encode(tokenizer: Any, sentences: list[str], labels: Tensor, longest: int) -> Encoded:
+    """Sentences as the model reads them, cut behind so many tokens."""
+    found = tokenizer(sentences, truncation=True, max_length=longest, return_offsets_mapping=True)
+    placed = [_words(*pair) for pair in zip(sentences, found["offset_mapping"], strict=True)]
     return Encoded(
-        [torch.tensor(ids) for ids in found["input_ids"]],
-        [torch.tensor([-1 if w is None else w for w in row]) for row in words],
-        labels, tokenizer.pad_token_id,
+        [torch.tensor(ids) for ids in found["input_ids"]], [torch.tensor(words) for words, _ in placed],
+        torch.tensor([last for _, last in placed]), labels, tokenizer.pad_token_id,
     )  # fmt: skip
+
+
+def _words(sentence: str, places: list[tuple[int, int]]) -> tuple[list[int], int]:
+    """Of each token, from the places of its first and behind its last character: the number of its word, -1 for none;
+    and the token with the last character, -1 where there is none.
+    """
+    # Tokenizers differ in what they take for words; spaces are the same for all.
+    number, numbers = -1, []
+    for before, character in zip(" " + sentence, sentence, strict=False):
+        number += before.isspace() and not character.isspace()
+        numbers.append(number)
+    end, words, last = len(sentence.rstrip()), [], -1
+    for token, (first, behind) in enumerate(places):
+        # Some tokens begin with the space before a word.
+        own = [i for i in range(first, behind) if not sentence[i].isspace()]
+        words.append(numbers[own[0]] if own else -1)
+        if own and own[-1] == end - 1:
+            last = token
+    return words, last
+
+
+def longest(config: Config, tokenizer: Any, model: Any) -> int:
+    """How many tokens of a sentence are read."""
+    places = getattr(model.config, "max_position_embeddings", None) or config.max_length
+    return min(config.max_length, tokenizer.model_max_length, places)
 
 
 class Training(LightningModule):

@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from .._shared.files import read_table, write_table
@@ -15,10 +16,10 @@ from .._shared.seeding import seed_all
 from .._shared.tables import Row, mean_and_deviation, rows_of
 from .._shared.training import evaluate, fit
 from .config import Config
-from .data import Part, load
+from .data import load
 from .figures import figures
-from .heads import ALPHAS, HEADS, analyse, per_head
-from .model import Encoded, Training, build, encode
+from .heads import ALPHAS, HEADS, analyse, draw_example, named_alphas
+from .model import Training, build, encode, longest
 
 __all__ = ["NOTE", "Config", "details", "figures", "table", "train"]
 
@@ -49,9 +50,7 @@ class Alphas(Callback):
         if not self.learned or step % self.every:
             return
         assert isinstance(pl_module, Training)
-        heads = pl_module.model.config.num_attention_heads
-        values = per_head(pl_module.model, heads)
-        row = {f"layer{i} head{j}": float(v) for i, part in enumerate(values) for j, v in enumerate(part)}
+        row = named_alphas(pl_module.model)
         write_table(self.path, [*(r for r in read_table(self.path) if r["step"] < step), {"step": step, **row}])
 
 
@@ -60,7 +59,12 @@ def train(config: Config, folder: Path) -> Result:
     text = load(config)
     seed_all(config.seed, "weights")
     tokenizer, model = build(config, text.train.sentences)
-    train, dev, test = (_encoded(tokenizer, part, config) for part in (text.train, text.dev, text.test))
+    tokens = longest(config, tokenizer, model)
+    train, dev, test = (
+        encode(tokenizer, part.sentences, part.labels, tokens) for part in (text.train, text.dev, text.test)
+    )
+    asked = torch.tensor([sentence.endswith("?") for sentence in text.marked], dtype=torch.bool)
+    marked = encode(tokenizer, text.marked, asked.long(), tokens)
     total = config.epochs * math.ceil(len(train.ids) / config.batch_size / config.devices)
     task = Training(config, model, total)
     loaders = [Loader(part.batch, len(part.ids), config.batch_size) for part in (dev, test)]
@@ -69,7 +73,9 @@ def train(config: Config, folder: Path) -> Result:
         epochs=config.epochs, monitor="val/error", label=folder.name, callbacks=[Alphas(folder / ALPHAS, config)],
     )  # fmt: skip
     measured = [evaluate(config, task, loader, folder.name) for loader in loaders]
-    heads = analyse(config, model, tokenizer, dev, text.marked, folder)
+    heads = analyse(config, model, dev, marked, asked, folder)
+    draw_example(model, tokenizer, dev, folder)
+    best = {name: max(row.get(name, -math.inf) for row in heads) for name in ("positional", "merging", "interrogation")}
     return Result(
         metric="dev accuracy",
         value=1 - measured[0]["test/error"],
@@ -83,17 +89,13 @@ def train(config: Config, folder: Path) -> Result:
             "alpha, least": min(row["alpha"] for row in heads),
             "alpha, most": max(row["alpha"] for row in heads),
             "moved": _moved(heads, config),
-            "positional": max(row.get("positional", 0.0) for row in heads),
-            "merging": max(row.get("merging", 0.0) for row in heads),
-            "interrogation": max(row.get("interrogation", 0.0) for row in heads),
+            # Left out where there was nothing to look at: no word of several pieces, no question.
+            **{name: value for name, value in best.items() if value > -math.inf},
+            "questions": int((asked & (marked.last >= 0)).sum()),
             "best_epoch": fitted.best_epoch,
         },
         seconds=fitted.seconds,
     )
-
-
-def _encoded(tokenizer: Any, part: Part, config: Config) -> Encoded:
-    return encode(tokenizer, part.sentences, part.labels, config)
 
 
 def _mean(rows: list[dict[str, float]], name: str) -> float:
@@ -111,7 +113,8 @@ def table(runs: list[Run]) -> list[Row]:
     """One row an attention."""
 
     def percent(group: list[Run], name: str) -> str:
-        return mean_and_deviation([100 * run.metrics[name] for run in group], 2)
+        found = [100 * run.metrics[name] for run in group if name in run.metrics]
+        return mean_and_deviation(found, 2) if len(found) == len(group) else "-"
 
     return [
         {
@@ -134,11 +137,12 @@ def table(runs: list[Run]) -> list[Row]:
 def details(runs: list[Run]) -> dict[str, list[Row]]:
     """A table of heads for each run; disagreement is that of a layer's heads."""
     return {
-        f"Heads: {run.row}, seed {run.result['seed']}": [
-            {name: f"{row[name]:.{digits}f}" if name in row else "" for name, digits in COLUMNS.items()}
+        f"Heads: {name}, seed {run.result['seed']}": [
+            {column: f"{row[column]:.{digits}f}" if column in row else "-" for column, digits in COLUMNS.items()}
             for row in read_table(run.folder / HEADS)
         ]
-        for run in runs
+        for name, group in rows_of(runs)
+        for run in group
     }
 
 
