@@ -135,3 +135,19 @@ def test_errors_say_what_to_do() -> None:
             call()
     assert len(cache) == 5
     torch.testing.assert_close(cache.attend(k)[0], full(k, k, k, 1.5))
+
+
+def test_nothing_asked_and_entries_that_are_not_there() -> None:
+    with torch.inference_mode():
+        cache = PagedCache(page_size=4)
+        cache.append(torch.randn(2, 1, 0, 8), torch.randn(2, 1, 0, 8))
+    cache.append(torch.randn(2, 1, 0, 8), torch.randn(2, 1, 0, 8))
+    for length in (0, 5):
+        cache.append(torch.randn(2, 1, length, 8), torch.randn(2, 1, length, 8))
+        out, stats = cache.attend(torch.randn(2, 3, 0, 8))
+        assert out.shape == (2, 3, 0, 8)
+        assert stats.residual.shape == (2, 3, 0)
+        assert stats.share == 0
+    for index in ([0, 2], [-1]):
+        with pytest.raises(ParameterError, match="places of 2 entries"):
+            cache.reorder(torch.tensor(index))

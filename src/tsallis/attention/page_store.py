@@ -23,7 +23,8 @@ class PageStore:
         self.page_size, self.cells, self.length = page_size, cells, 0
         # Which keys take part, (B, room); None while all do.
         self.keep: Tensor | None = None
-        self._allocate(key, value, 0)
+        with torch.inference_mode(False):
+            self._allocate(key, value, 0)
 
     def _allocate(self, key: Tensor, value: Tensor, pages: int) -> None:
         (B, H, _, d), size = key.shape, pages * self.page_size

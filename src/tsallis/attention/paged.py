@@ -177,6 +177,10 @@ class PagedCache:
         if keep is not None:
             keep = checked_mask(query.new_empty(B, len(self)), keep).expand(B, -1)
         compute = torch.float32 if query.dtype in HALF else query.dtype
+        if query.numel() == 0:
+            none, count = torch.zeros(self.keys.shape[:2], dtype=torch.int64), -(-len(self) // self.page_size)
+            out, residual = query.new_zeros(B, Hq, n, self.values.shape[3]), query.new_zeros(B, Hq, n, dtype=compute)
+            return out, PagedStats(count, none, none, none, 0, residual)
         with torch.no_grad(), torch.autocast(query.device.type, enabled=False):
             pages = self._filled().pages(keep)
             heads, group = len(pages.keep), Hq // self.keys.shape[1]
@@ -203,6 +207,12 @@ class PagedCache:
         if index.dim() != 1 or index.is_floating_point() or index.dtype == torch.bool:
             raise ShapeError(f"index of shape {tuple(index.shape)}, {index.dtype}", "(B') integers", "Reshape it")
         store = self._filled()
+        batch = len(store.keys)
+        # Of a GPU this would have to be waited for; there it is for `index_select` to say.
+        if index.is_cpu and len(index) and not 0 <= int(index.min()) <= int(index.max()) < batch:
+            raise ParameterError(
+                f"index from {int(index.min())} to {int(index.max())}", f"places of {batch} entries", "Correct them"
+            )
         store.select(index.to(store.keys.device))
 
     def crop(self, length: int) -> None:

@@ -103,7 +103,7 @@ def attend(
         query = query.expand(len(key), *query.shape[1:])
     grouped = query.shape[1] != key.shape[1]
     weights = None
-    seen = _SEEN.get()
+    seen = None if torch.compiler.is_compiling() else _SEEN.get()
     shown = bool(others.get("output_attentions")) or seen is not None
     if position_bias is None and not causal and not shown:
         paged = paged_attention(module, query, key, attention_mask, scaling, alpha)
