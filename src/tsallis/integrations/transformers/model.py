@@ -59,14 +59,7 @@ def sparsify(
     for choice in choices.values():
         if choice != "learn" and not (is_number(choice) and 0 <= choice < float("inf")):
             raise ParameterError(f"alpha={choice!r}", 'a number in [0, inf), or "learn"', "Choose one")
-    modules = attention_modules(model)
-    if not modules or not model._can_set_attn_implementation():
-        raise ParameterError(
-            f"a {type(model).__name__}", "a model whose attention goes through transformers' attention interface",
-            "See the list of supported models in the documentation",
-        )  # fmt: skip
-    if not unchecked:
-        _check_listed(model)
+    modules = sparse_modules(model, unchecked=unchecked)
     saved = {name: _saved(choice, init) for name, choice in _chosen(choices, modules).items()}
     # All of them before any is attached: an error leaves the model as it was.
     own = {name: made(module, name, saved[name]) for name, module in modules.items()}
@@ -76,6 +69,19 @@ def sparsify(
         attach(module, own[name])
     record(model, saved)
     return model
+
+
+def sparse_modules(model: PreTrainedModel, *, unchecked: bool = False) -> dict[str, nn.Module]:
+    """The attention modules of a model that `sparsify` takes, by name; raises as it does."""
+    modules = attention_modules(model)
+    if not modules or not model._can_set_attn_implementation():
+        raise ParameterError(
+            f"a {type(model).__name__}", "a model whose attention goes through transformers' attention interface",
+            "See the list of supported models in the documentation",
+        )  # fmt: skip
+    if not unchecked:
+        _check_listed(model)
+    return modules
 
 
 def _check_listed(model: PreTrainedModel) -> None:
