@@ -27,6 +27,8 @@ from transformers import (
     BartForSequenceClassification,
     BertConfig,
     BertForSequenceClassification,
+    Gemma2Config,
+    Gemma2ForSequenceClassification,
     GPT2Config,
     GPT2ForSequenceClassification,
     LlamaConfig,
@@ -182,6 +184,9 @@ def test_models_that_cannot_be_worked_with(tmp_path: Path) -> None:
                    decoder_attention_heads=2, encoder_ffn_dim=16, decoder_ffn_dim=16)
     ).save_pretrained(tmp_path)  # fmt: skip
     with pytest.raises(TsallisError, match="an encoder with a decoder"):
+        build(config, [])
+    Gemma2ForSequenceClassification(Gemma2Config(**SMALL, head_dim=8, num_key_value_heads=2)).save_pretrained(tmp_path)
+    with pytest.raises(TsallisError, match="softcap"):
         build(config, [])
     tokenizer.pad_token = None
     tokenizer.save_pretrained(tmp_path)

@@ -16,6 +16,7 @@ from torch import Tensor
 from ...core.errors import TsallisError
 from ...integrations.transformers import alpha_parameters, sparsify
 from ...integrations.transformers.alphas import SAVED
+from ...integrations.transformers.model import sparse_modules
 from .._shared.training import log_means
 from .config import Config
 
@@ -79,9 +80,9 @@ def _check(place: str, tokenizer: Any, model: Any) -> None:
     if model.config.is_encoder_decoder:
         raise TsallisError(f"{place}: an encoder with a decoder", "one stack of layers", "Choose another model")
     if getattr(model.config, SAVED, None):
-        raise TsallisError(
-            f"{place}: a model that is sparse already", "one with softmax", "Name the one it was made of"
-        )
+        raise TsallisError(f"{place}: a model that is sparse already", "one with softmax", "Name what it was made of")
+    # Heads of softmax are looked at as those of alpha = 1, after the training.
+    sparse_modules(model)
 
 
 def _new(sentences: list[str]) -> tuple[Any, Any]:
