@@ -233,7 +233,7 @@ def test_bad_items_stay_alone() -> None:
 def test_the_limit_of_iterations_holds_and_is_said() -> None:
     x = torch.randn(8, 20, generator=torch.Generator().manual_seed(0)) * 0.1
     cut = sparsemap(Bits(20, "onoff"), x, max_iter=4, tol=1e-12)
-    assert cut.result.outcomes() == {Outcome.ITERATION_LIMIT: 8}
+    assert cut.result.outcomes() == {Outcome.GAP_LEFT: 8}
     assert bool((cut.iterations == 4).all())
     assert torch.allclose(cut.weights.sum(-1), torch.ones(8))
     exact = ((x.double() + 1) / 2).clamp(0, 1)

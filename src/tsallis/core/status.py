@@ -22,7 +22,7 @@ class Outcome(IntEnum):
     NO_SUCH_CLASS = 6
     NO_FINITE_LOGIT = 7
     INFEASIBLE = 8
-    ITERATION_LIMIT = 9
+    GAP_LEFT = 9
 
     @property
     def message(self) -> str:
@@ -44,7 +44,7 @@ _MESSAGES = {
     Outcome.NO_SUCH_CLASS: "the target names a class that does not exist; the loss is NaN",
     Outcome.NO_FINITE_LOGIT: "all logits of a target are -inf; the loss is NaN",
     Outcome.INFEASIBLE: "every structure is ruled out; the result is NaN",
-    Outcome.ITERATION_LIMIT: "the gap was above the tolerance when iterations ended; see the gap",
+    Outcome.GAP_LEFT: "the gap was above the tolerance when it ended, by its limit or by rounding; see the gap",
 }
 
 

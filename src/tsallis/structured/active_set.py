@@ -13,8 +13,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .factor import Scores
+from .factor import Factor, Scores
 
+# After so many structures that were there already, a face is taken to be whole.
+MISSES = 12
 # Squared distance from the affine hull of the others below which a structure's variables depend on theirs.
 DEPENDENT = 1e-9
 
@@ -54,33 +56,54 @@ def start(structure: Tensor) -> State:
 
 
 def solve(best: Callable[[Scores], Tensor], scores: Scores, state: State, max_iter: int, tol: float) -> Solved:
-    """Run until the gap is at most tol, everywhere, or max_iter structures were asked for."""
+    """Run until the gap is at most tol, or an item has asked for max_iter structures."""
     x = torch.cat([scores.unary, scores.additional], -1)
     batch, d = scores.unary.shape
-    done = torch.zeros(batch, dtype=torch.bool, device=x.device)
+    done, stuck = (torch.zeros(batch, dtype=torch.bool, device=x.device) for _ in range(2))
     gap = torch.full((batch,), torch.inf, dtype=x.dtype, device=x.device)
     iterations = torch.zeros(batch, dtype=torch.int64, device=x.device)
-    while not bool(done.all()) and int(iterations.max()) < max_iter:
-        inside = _to_affine_minimum(state, x, d, ~done)
-        asking = ~done & inside
+    while bool((live := ~done & ~stuck & (iterations < max_iter)).any()):
+        inside = _to_affine_minimum(state, x, d, live)
+        asking = live & inside
         if not bool(asking.any()):
             continue
-        marginals = torch.einsum("bs,bsd->bd", state.weights, state.structures)
-        slope = torch.where(torch.isfinite(scores.unary), scores.unary - marginals[:, :d], scores.unary)
+        slope = _slope(scores, state)
         found = best(Scores(slope, scores.additional, scores.lengths))
-        better = _along(torch.cat([slope, scores.additional], -1), found, marginals)
+        better = _gap(torch.cat([slope, scores.additional], -1), found, state)
         gap = torch.where(asking, better, gap)
         iterations += asking
         done |= asking & (better <= tol)
-        # One that is there already brings nothing: what is left of the gap is rounding.
-        done |= asking & _enter(state, found, x, d, asking & ~done)
+        nothing = asking & _enter(state, found, x, d, asking & ~done)
+        # One that is there already brings nothing: the item is done if what is left of the gap is rounding.
+        done |= nothing & (better.abs() <= tol + _rounding(x, found, state))
+        stuck |= nothing & ~done
     return Solved(state, gap, iterations, done)
 
 
-def _along(slope: Tensor, found: Tensor, marginals: Tensor) -> Tensor:
-    """<slope, found - marginals>, where -inf times 0 is 0."""
-    step = found - marginals
-    return torch.where(step != 0, slope * step, 0.0).sum(-1)
+def _slope(scores: Scores, state: State) -> Tensor:
+    """(B, d) of the objective, by the variables."""
+    marginals = torch.einsum("bs,bsd->bd", state.weights, state.structures)[:, : scores.unary.shape[1]]
+    return torch.where(torch.isfinite(scores.unary), scores.unary - marginals, scores.unary)
+
+
+def _rounding(x: Tensor, found: Tensor, state: State) -> Tensor:
+    """(B) what rounding may leave of a gap."""
+    differ = ((found[:, None] != state.structures) & state.used[..., None]).any(1)
+    size = torch.where(differ & x.isfinite(), x.abs(), 0.0).sum(-1)
+    return 64 * torch.finfo(x.dtype).eps * (x.shape[1] + size)
+
+
+def _gap(slope: Tensor, found: Tensor, state: State) -> Tensor:
+    """<slope, found - marginals>: what is common to all structures cancels before it is added up."""
+    step = (found[:, None] - state.structures) * state.used[..., None]
+    return (state.weights * torch.where(step != 0, slope[:, None] * step, 0.0).sum(-1)).sum(-1)
+
+
+def ahead(state: State, x: Tensor) -> Tensor:
+    """(B, S) by how much the scores of structures exceed that of the one with the largest weight."""
+    most = state.weights.argmax(-1)[:, None, None].expand(-1, 1, state.structures.shape[-1])
+    step = (state.structures - state.structures.gather(1, most)) * state.used[..., None]
+    return torch.where(step != 0, step * x[:, None], 0.0).sum(-1)
 
 
 def values(structures: Tensor, x: Tensor) -> Tensor:
@@ -99,7 +122,8 @@ def bordered(state: State, d: int) -> Tensor:
 
 def _to_affine_minimum(state: State, x: Tensor, d: int, live: Tensor) -> Tensor:
     """Move weights to the optimum on the affine hull, or as far as they stay nonnegative; who got there, (B)."""
-    b = values(state.structures, x) * state.used
+    # A number that is added to all of them moves the multiplier only.
+    b = ahead(state, x)
     rhs = torch.cat([b, torch.ones_like(b[:, :1])], -1)
     target = torch.linalg.solve_ex(bordered(state, d), rhs[..., None])[0][:, :-1, 0]
     target = torch.where(state.used, target, 0.0)
@@ -122,26 +146,58 @@ def _leave(state: State, slot: Tensor, who: Tensor) -> None:
     state.weights = state.weights.masked_fill(gone, 0.0)
 
 
-def _enter(state: State, found: Tensor, x: Tensor, d: int, who: Tensor) -> Tensor:
-    """Take structures (B, d + e) in; whose bring nothing, (B)."""
-    # Coordinates of its variables on the affine hull, and the distance from it.
+def _off_the_hull(state: State, found: Tensor, d: int) -> tuple[Tensor, Tensor]:
+    """Coordinates (B, S) of structures' variables on the affine hull of those that are used, and whether they are off it."""
     u = state.structures[..., :d] * state.used[..., None]
     rhs = torch.cat([(u @ found[:, :d, None])[..., 0], torch.ones_like(found[:, :1])], -1)
     along = torch.linalg.solve_ex(bordered(state, d), rhs[..., None])[0][:, :-1, 0]
     along = torch.where(state.used, along, 0.0)
     rest = found[:, :d] - torch.einsum("bs,bsd->bd", along, u)
-    dependent = rest.square().sum(-1) <= DEPENDENT
+    return along, rest.square().sum(-1) > DEPENDENT
+
+
+def _enter(state: State, found: Tensor, x: Tensor, d: int, who: Tensor) -> Tensor:
+    """Take structures (B, d + e) in; whose bring nothing, (B)."""
+    along, off = _off_the_hull(state, found, d)
     # The same variables with other pairs: weights move along the line on which variables stay, to the first that is 0.
-    gain = values(found[:, None], x)[:, 0] - (along * values(state.structures, x)).sum(-1)
-    swapped = who & dependent & (gain > 0) & (state.structures.shape[-1] > d)
-    step = torch.where(along > 1e-12, state.weights / along, torch.inf)
-    length, first = step.min(-1, keepdim=True)
+    step = (found[:, None] - state.structures) * state.used[..., None]
+    gain = (along * torch.where(step != 0, step * x[:, None], 0.0).sum(-1)).sum(-1)
+    swapped = who & ~off & (gain > _rounding(x, found, state)) & (state.structures.shape[-1] > d)
+    ratio = torch.where(along > 1e-12, state.weights / along, torch.inf)
+    length, first = ratio.min(-1, keepdim=True)
     length = torch.where(swapped[:, None] & torch.isfinite(length), length, 0.0)
     state.weights = (state.weights - length * along).clamp_min(0.0)
     _leave(state, first, swapped)
-    entering = who & (swapped | ~dependent)
+    entering = who & (swapped | off)
     _fill(state, found, length, entering)
     return who & ~entering
+
+
+def whole_face(factor: Factor, scores: Scores, state: State, gap: Tensor) -> State:
+    """With structures of weight 0 that are as good as those in use, as many as are affinely independent.
+
+    Few structures may reach the marginals by chance, as at ties, or because the tolerance allows it; marginals move in
+    all directions of the face that is optimal. Structures on it are best for slopes that differ by next to nothing.
+    """
+    if factor.slopes(scores.unary) is not None or not len(gap):
+        return state
+    state = State(state.structures, state.weights, state.used)
+    d = scores.unary.shape[1]
+    draws = torch.Generator().manual_seed(0)
+    slope = _slope(scores, state)
+    full = torch.cat([slope, scores.additional], -1)
+    # As much as the gap leaves open.
+    error = (2 * gap.nan_to_num(0.0).clamp_min(0.0)).sqrt()
+    nudge, tied = (1e-6 + 4 * error)[:, None], 1e-9 + 2 * error * d**0.5
+    misses = 0
+    while misses < MISSES and state.used.shape[1] <= 2 * d:
+        noise = torch.randn(slope.shape, generator=draws, dtype=slope.dtype).to(slope.device)
+        found = factor.best(Scores(slope + nudge * noise, scores.additional, scores.lengths))
+        worse = -_gap(full, found, state)
+        new = (worse <= tied) & _off_the_hull(state, found, d)[1]
+        misses = 0 if bool(new.any()) else misses + 1
+        _fill(state, found, torch.zeros_like(gap)[:, None], new)
+    return state
 
 
 def _fill(state: State, found: Tensor, weight: Tensor, who: Tensor) -> None:

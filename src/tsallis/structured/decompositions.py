@@ -76,9 +76,11 @@ def systematic(marginals: Tensor) -> tuple[Tensor, Tensor]:
     References:
         madow1949theory
     """
-    mu = _checked(marginals)
+    given = _checked(marginals)
+    # Sums of half precision have no fractional part to speak of.
+    mu = given.double()
     ends = mu.cumsum(-1)
-    snapped = _snapped(ends)
+    snapped = _snapped(ends, 8 * torch.finfo(given.dtype).eps * (1 + mu.shape[1]))
     starts = torch.cat([torch.zeros_like(snapped[:, :1]), snapped[:, :-1]], -1)
     # The first point of a vector lies between two of these.
     breaks, _ = (snapped - snapped.floor()).sort(dim=-1)
@@ -86,14 +88,13 @@ def systematic(marginals: Tensor) -> tuple[Tensor, Tensor]:
     probabilities = breaks[:, 1:] - breaks[:, :-1]
     first = ((breaks[:, 1:] + breaks[:, :-1]) / 2).detach()[..., None]
     # A bit is hit by first + n for a whole n.
-    vectors = ((snapped[:, None] - first).ceil() > (starts[:, None] - first).ceil()).to(mu.dtype)
-    return vectors, probabilities
+    vectors = ((snapped[:, None] - first).ceil() > (starts[:, None] - first).ceil()).to(given.dtype)
+    return vectors, probabilities.to(given.dtype)
 
 
-def _snapped(ends: Tensor) -> Tensor:
+def _snapped(ends: Tensor, room: float) -> Tensor:
     """Sums that are whole but for rounding made whole: their fractional part is 0, not almost 1."""
     near = ends.detach().round()
-    room = 8 * torch.finfo(ends.dtype).eps * (1 + ends.shape[-1])
     return torch.where((ends.detach() - near).abs() <= room, ends + (near - ends.detach()), ends)
 
 

@@ -64,6 +64,16 @@ class Factor(ABC):
         """(S, d) variables of all structures, for small sizes."""
         return self.enumerate_all()[:, : self.variables]
 
+    def slopes(self, unary: Tensor) -> Tensor | None:
+        """(B, d) derivatives of marginals by their own scores, for factors whose variables do not depend on each other:
+        their Jacobian is diagonal. None for others.
+        """
+        return None
+
+    def inside(self, x: Tensor, lengths: Tensor | None) -> Tensor:
+        """(B, d) with zeros behind the lengths of items."""
+        return x
+
     def pairs(self, unary: Tensor) -> Tensor:
         """(B, e) pairs of the structures whose variables (B, d) are given."""
         return unary.new_zeros(len(unary), self.additional)
@@ -105,9 +115,9 @@ def where_best(value: Callable[[Tensor, Tensor, Tensor | None], Tensor], scores:
 
     Ties have to be broken by `max` over a dimension, whose derivative is that of one of its entries.
     """
-    with torch.enable_grad():
-        own = scores.each(lambda x: x.detach().requires_grad_())
-        parts = (own.unary, own.additional)
-        total = value(*parts, scores.lengths).sum()
-        found = torch.autograd.grad(total, parts, allow_unused=True) if total.requires_grad else (None, None)
+    # Inference mode records nothing, whatever is enabled inside.
+    with torch.inference_mode(False), torch.enable_grad():
+        own = scores.each(lambda x: x.detach().clone().requires_grad_())
+        parts, lengths = (own.unary, own.additional), None if scores.lengths is None else scores.lengths.clone()
+        found = torch.autograd.grad(value(*parts, lengths).sum(), parts, allow_unused=True)
     return torch.cat([torch.zeros_like(x) if g is None else g for g, x in zip(found, parts, strict=True)], -1)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..core.errors import ParameterError, ShapeError
-from ..core.inputs import check_tensor, is_number
+from ..core.inputs import check_tensor, is_integer
 from ..core.registry import get
 
 
@@ -42,8 +42,7 @@ def k_best_bits(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
         k: how many, 1 at least.
 
     Returns:
-        vectors (B, k', D) and their scores (B, k'), k' = min(k, 2^D). Of equal scores, those with fewer bits turned
-        round come first.
+        vectors (B, k', D) and their scores (B, k'), k' = min(k, 2^D). Items with NaN or +inf get scores of NaN.
 
     Raises:
         ParameterError: k below 1.
@@ -68,12 +67,18 @@ def k_best_bits(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     x = check_tensor(scores, "scores")
     if x.dim() != 2 or not x.shape[1]:
         raise ShapeError(f"scores of shape {tuple(x.shape)}", "(B, D), D > 0", "Reshape them")
-    if not is_number(k) or k != int(k) or k < 1:
-        raise ParameterError(f"k={k!r}", "a whole number, 1 at least", "Choose one")
+    _check_count("k", k)
     with torch.no_grad():
         vectors = _vectors(x.detach(), int(k))
     # Added up without -inf times 0.
-    return vectors, torch.where(vectors > 0, x[:, None], 0.0).sum(-1)
+    values = torch.where(vectors > 0, x[:, None], 0.0).sum(-1)
+    bad = (x.isnan() | (x == torch.inf)).any(-1, keepdim=True)
+    return vectors, torch.where(bad, torch.nan, values)
+
+
+def _check_count(name: str, value: object) -> None:
+    if not is_integer(value) or value < 1:
+        raise ParameterError(f"{name}={value!r}", "a whole number, 1 at least", "Choose one")
 
 
 def _vectors(x: Tensor, k: int) -> Tensor:
@@ -131,6 +136,8 @@ def topk_sparsemax_bits(scores: Tensor, k: int, *, grow: bool = False, most: int
     References:
         correia2020efficient
     """
+    _check_count("k", k)
+    _check_count("most", most)
     while True:
         # One more than is used: its score is the certificate.
         vectors, values = k_best_bits(scores, k + 1)

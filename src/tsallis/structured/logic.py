@@ -7,8 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..core.errors import ParameterError
-from ..core.inputs import is_number
+from ..core.errors import ParameterError, ShapeError
+from ..core.inputs import check_tensor, is_integer
 from .factor import Factor, Scores, one_hot, subsets
 
 Geometry = Literal["on", "onoff"]
@@ -20,7 +20,7 @@ class _Binary(Factor):
     least = 1
 
     def __init__(self, n: int) -> None:
-        if not is_number(n) or n != int(n) or n < self.least:
+        if not is_integer(n) or n < self.least:
             raise ParameterError(f"n={n!r}", f"a whole number, {self.least} at least", "Choose one")
         self.variables, self.natural = int(n), (int(n),)
 
@@ -59,6 +59,9 @@ class Bits(_Binary):
     def best(self, scores: Scores) -> Tensor:
         return (scores.unary > 0).double()
 
+    def slopes(self, unary: Tensor) -> Tensor:
+        return ((unary > 0) & (unary < 1)).double()
+
     def allowed(self, bits: Tensor) -> Tensor:
         return torch.ones(len(bits), dtype=torch.bool)
 
@@ -75,7 +78,7 @@ class Budget(_Binary):
 
     def __init__(self, n: int, k: int, exact: bool = False, geometry: Geometry = "on") -> None:
         super().__init__(n)
-        if not is_number(k) or k != int(k) or not 0 <= k <= n:
+        if not is_integer(k) or not 0 <= k <= n:
             raise ParameterError(f"k={k!r}", f"a whole number in [0, {n}]", "Choose one")
         self.k, self.exact = int(k), bool(exact)
         _geometry(self, geometry)
@@ -211,9 +214,12 @@ class Pair(_Binary):
         return unary.prod(-1, keepdim=True)
 
     def _pairs(self, x: Tensor, more: object) -> Tensor:
-        if not isinstance(more, Tensor):
+        if more is None:
             return super()._pairs(x, more)
-        return more.reshape(len(x), 1).double()
+        y = check_tensor(more, "additional")
+        if tuple(y.shape) not in ((len(x),), (len(x), 1)):
+            raise ShapeError(f"additional of shape {tuple(y.shape)}", f"({len(x)}, 1)", "Pass one score per item")
+        return y.reshape(len(x), 1).double()
 
 
 def _some(x: Tensor) -> Tensor:

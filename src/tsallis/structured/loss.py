@@ -41,7 +41,8 @@ def sparsemap_loss(
         options: lengths, max_iter and tol of `sparsemap`.
 
     Returns:
-        the loss, (B) without reduction. NaN where `sparsemap` has no result.
+        the loss, (B) without reduction. NaN where `sparsemap` has no result; where max_iter ended it, up to the gap
+        too small.
 
     Raises:
         ShapeError, ParameterError: as in `sparsemap`, and for targets of another shape.
@@ -68,8 +69,15 @@ def sparsemap_loss(
     if tuple(t.shape) != tuple(x.shape):
         raise ShapeError(f"target of shape {tuple(t.shape)}", f"{tuple(x.shape)}, that of the scores", "Reshape it")
     given = factor.flat(x, additional, options.get("lengths"))
-    mu_t = t.reshape(len(t), factor.variables).double()
-    nu_t = factor.pairs(mu_t) if target_pairs is None else target_pairs.double()
+    # What a target has behind its length is padding.
+    mu_t = factor.inside(t.reshape(len(t), factor.variables).double(), given.lengths)
+    nu_t = factor.pairs(mu_t)
+    if target_pairs is not None:
+        nu_t = check_tensor(target_pairs, "target_pairs").double()
+        if tuple(nu_t.shape) != (len(t), factor.additional):
+            raise ShapeError(
+                f"target_pairs of shape {tuple(nu_t.shape)}", f"{(len(t), factor.additional)}", "Reshape them"
+            )
     found = sparsemap(factor, x.double(), None if additional is None else additional.double(), **options)
     unary = (given.unary + factor.shift) / factor.spread
     mu, nu = found.marginals.flatten(1), found.pairs

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..core.errors import ParameterError
-from ..core.inputs import is_number
+from ..core.inputs import is_integer
 from .factor import Factor, Scores
 
 
@@ -26,7 +26,7 @@ class Matching(Factor):
 
     def __init__(self, n: int, m: int | None = None) -> None:
         m = n if m is None else m
-        if not (is_number(n) and is_number(m)) or n != int(n) or m != int(m) or not 1 <= n <= m:
+        if not (is_integer(n) and is_integer(m)) or not 1 <= n <= m:
             raise ParameterError(f"n={n!r}, m={m!r}", "whole numbers, 1 <= n <= m", "Turn the scores round")
         self.natural, self.variables = (int(n), int(m)), int(n) * int(m)
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..core.errors import ParameterError, ShapeError
-from ..core.inputs import check_tensor, is_number
+from ..core.inputs import check_tensor, is_integer
 from .factor import Factor, Scores, one_hot, where_best
 from .lengths import checked_lengths
 
@@ -27,7 +27,7 @@ class Sequence(Factor):
 
     def __init__(self, length: int, states: int) -> None:
         for name, value in (("length", length), ("states", states)):
-            if not is_number(value) or value != int(value) or value < 1:
+            if not is_integer(value) or value < 1:
                 raise ParameterError(f"{name}={value!r}", "a whole number, 1 at least", "Choose one")
         self.length, self.states = int(length), int(states)
         self.natural = (self.length, self.states)
@@ -38,9 +38,18 @@ class Sequence(Factor):
         given = super().flat(scores, more)
         if lengths is None:
             return given
-        return Scores(
-            given.unary, given.additional, checked_lengths(lengths, len(given.unary), self.length, given.unary)
-        )
+        found = checked_lengths(lengths, len(given.unary), self.length, given.unary)
+        steps = self._before(found)[:, 1:].repeat_interleave(self.states**2, 1)
+        return Scores(self.inside(given.unary, found), torch.where(steps, given.additional, 0.0), found)
+
+    def _before(self, lengths: Tensor) -> Tensor:
+        """(B, L) which places lie before the ends of items."""
+        return torch.arange(self.length, device=lengths.device) < lengths[:, None]
+
+    def inside(self, x: Tensor, lengths: Tensor | None) -> Tensor:
+        if lengths is None:
+            return x
+        return torch.where(self._before(lengths).repeat_interleave(self.states, 1), x, 0.0)
 
     def _pairs(self, x: Tensor, more: object) -> Tensor:
         if more is None:

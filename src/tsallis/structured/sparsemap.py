@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..core.errors import ParameterError, ShapeError
-from ..core.inputs import is_number
+from ..core.inputs import is_integer, is_number
 from ..core.status import Outcome, Result
 from . import active_set
 from .factor import Factor, Scores
@@ -30,6 +30,7 @@ class StructuredSolution:
         iterations: (B) how often the best structure was asked for.
         result: what happened in each item.
         geometry: "on", or "onoff" where variables that are off count too.
+        factor: of which it is.
     """
 
     marginals: Tensor
@@ -42,6 +43,7 @@ class StructuredSolution:
     iterations: Tensor
     result: Result
     geometry: str
+    factor: str
 
 
 def sparsemap(
@@ -69,20 +71,23 @@ def sparsemap(
         lengths: (B) of items of a padded batch, for factors that have such.
         max_iter: the best structure is asked for at most so often.
         tol: the gap at which an item is done. A larger one asks for fewer structures: |mu - mu*| <= sqrt(2 gap).
-        init: "map" starts from the best structure; "random" from the best one for uniform scores, drawn from the
-            generator; or from an earlier solution of a batch of this size.
+        init: "map" starts from the best structure; "random" from the best one for uniform scores in [-1, 1], drawn from
+            the generator; or an earlier solution of this factor and a batch of this size. Items whose structures are
+            not possible any more start anew.
         generator: for "random".
 
     Returns:
-        a `StructuredSolution`, in the dtype of the scores; solved in float64.
+        a `StructuredSolution`, in the dtype of the scores, the gap in float64; solved in float64.
 
     Raises:
         ShapeError: scores that are not the factor's.
         ParameterError: max_iter, tol or init that cannot be.
 
     Differentiability:
-        any order in scores of variables and pairs, in marginals, pairs and weights, with the support held fixed (which
-        is exact wherever it does not change); second derivatives are those of a piecewise linear function: zero.
+        any order in scores of variables and pairs; the result is piecewise linear, so second derivatives are zero.
+        Marginals and pairs: on the whole face of structures that are as good as those in the support, which is looked
+        for when a gradient is wanted. Weights, which are not unique: with the support held fixed. Not inside function
+        transforms for sequences and projective trees.
 
     Complexity:
         per iteration one best structure, and O(S^3 + S d) for a support of S.
@@ -97,7 +102,7 @@ def sparsemap(
     References:
         niculae2018sparsemap
     """
-    if not is_number(max_iter) or max_iter < 1 or max_iter != int(max_iter):
+    if not is_integer(max_iter) or max_iter < 1:
         raise ParameterError(f"max_iter={max_iter!r}", "a whole number, 1 at least", "Choose one")
     if not is_number(tol) or not tol >= 0:
         raise ParameterError(f"tol={tol!r}", "a number, 0 or more", "Choose one")
@@ -112,16 +117,20 @@ def sparsemap(
         codes = torch.where(impossible & (codes == Outcome.SUCCESS), int(Outcome.INFEASIBLE), codes)
         bad = codes != Outcome.SUCCESS
         inner = inner.each(lambda s: torch.where(bad[:, None], 0.0, s))
-        found = active_set.solve(factor.best, inner, _state(factor, inner, init, generator), int(max_iter), float(tol))
+        begun = _state(factor, inner, init, generator)
+        found = active_set.solve(factor.best, inner, begun, int(max_iter), float(tol) / factor.spread)
         state = active_set.compact(found.state)
-        codes = torch.where(~bad & ~found.done, int(Outcome.ITERATION_LIMIT), codes)
-    weights, marginals = (_finished(t, bad, scores) for t in _differentiable(factor, given, state))
+        codes = torch.where(~bad & ~found.done, int(Outcome.GAP_LEFT), codes)
+        face = state
+        if torch.is_grad_enabled() and (given.unary.requires_grad or given.additional.requires_grad):
+            face = active_set.whole_face(factor, inner, state, found.gap)
+    weights, marginals = (_finished(t, bad, scores) for t in _differentiable(factor, given, state, face))
     vertices, pairs = state.structures.to(weights.dtype).tensor_split([factor.variables], -1)
     mu, nu = marginals.tensor_split([factor.variables], -1)
     return StructuredSolution(
         mu.reshape(len(mu), *factor.natural), nu, vertices, pairs, weights, state.used & ~bad[:, None],
         torch.where(bad, torch.nan, found.gap * factor.spread), found.iterations, Result(codes.to(torch.int8)),
-        "on" if factor.spread == 1 else "onoff",
+        "on" if factor.spread == 1 else "onoff", repr(factor),
     )  # fmt: skip
 
 
@@ -143,28 +152,57 @@ def _state(factor: Factor, inner: Scores, init: object, generator: torch.Generat
 
         def drawn(x: Tensor) -> Tensor:
             uniform = torch.rand(x.shape, generator=generator, dtype=x.dtype, device=x.device)
-            return torch.where(x == -torch.inf, x, uniform)
+            return torch.where(x == -torch.inf, x, 2 * uniform - 1)
 
         return active_set.start(factor.best(inner.each(drawn)))
     if isinstance(init, StructuredSolution):
-        if len(init.vertices) != len(inner.unary) or init.vertices.shape[-1] != factor.variables:
-            raise ShapeError(
-                f"init of a batch {tuple(init.vertices.shape)}", f"{len(inner.unary)} items of {factor}", "Start anew"
-            )
-        structures = torch.cat([init.vertices, init.vertex_pairs], -1).detach().double()
-        return active_set.State(structures, init.weights.detach().double(), init.mask)
+        return _again(factor, inner, init)
     raise ParameterError(f"init={init!r}", '"map", "random" or an earlier solution', "Choose one")
 
 
-def _differentiable(factor: Factor, given: Scores, state: active_set.State) -> tuple[Tensor, Tensor]:
-    """(weights, marginals) as functions of the scores: linear ones, on a support that stays."""
+def _again(factor: Factor, inner: Scores, init: StructuredSolution) -> active_set.State:
+    """Where an earlier solution ended; items for which that is impossible now begin at their best structure."""
+    structures = torch.cat([init.vertices, init.vertex_pairs], -1).detach().double()
+    batch, size = len(inner.unary), factor.variables + factor.additional
+    if init.factor != repr(factor) or len(structures) != batch or structures.shape[-1] != size:
+        raise ShapeError(
+            f"init of {init.factor} and {len(structures)} items", f"one of {factor!r} and {batch}", "Start anew"
+        )
+    weights, used = init.weights.detach().double(), init.mask
+    x = torch.cat([inner.unary, inner.additional], -1)
+    own = structures[..., : factor.variables]
+    behind = torch.stack([factor.inside(own[:, s], inner.lengths) != own[:, s] for s in range(own.shape[1])], 1)
+    out = (active_set.values(structures, x) == -torch.inf) | behind.any(-1) | ~weights.isfinite()
+    good = (used & ~(used & out)).eq(used).all(-1) & used.any(-1)
+    first = torch.zeros_like(structures)
+    first[:, 0] = factor.best(inner)
+    one = torch.zeros_like(used)
+    one[:, 0] = True
+    return active_set.State(
+        torch.where(good[:, None, None], structures, first), torch.where(good[:, None], weights, one.double()),
+        torch.where(good[:, None], used, one),
+    )  # fmt: skip
+
+
+def _differentiable(
+    factor: Factor, given: Scores, state: active_set.State, face: active_set.State
+) -> tuple[Tensor, Tensor]:
+    """(weights, marginals) as functions of the scores: linear ones, on a support and a face that stay."""
+    x = torch.cat([(given.unary + factor.shift) / factor.spread, given.additional / factor.spread], -1)
+    weights = state.weights + _moved(factor, x, state)
+    marginals = torch.einsum("bs,bsd->bd", state.weights, state.structures)
+    slopes = factor.slopes(x[:, : factor.variables].detach())
+    if slopes is not None:
+        return weights, marginals + slopes * torch.where(slopes > 0, x - x.detach(), 0.0)
+    return weights, marginals + torch.einsum("bs,bsd->bd", _moved(factor, x, face), face.structures)
+
+
+def _moved(factor: Factor, x: Tensor, state: active_set.State) -> Tensor:
+    """(B, S) zeros whose derivatives are those of the weights."""
     inverse = torch.linalg.inv_ex(active_set.bordered(state, factor.variables))[0][:, :-1, :-1]
     inverse = inverse * state.used[:, None] * state.used[..., None]
-    x = torch.cat([(given.unary + factor.shift) / factor.spread, given.additional / factor.spread], -1)
     b = active_set.values(state.structures, x)
-    moved = torch.einsum("bst,bt->bs", inverse, b - b.detach())
-    weights = state.weights + moved
-    return weights, torch.einsum("bs,bsd->bd", weights, state.structures)
+    return torch.einsum("bst,bt->bs", inverse, b - b.detach())
 
 
 def _finished(x: Tensor, bad: Tensor, scores: Tensor) -> Tensor:

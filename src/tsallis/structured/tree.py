@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..core.errors import ParameterError
-from ..core.inputs import is_number
+from ..core.inputs import is_integer
 from .factor import Factor, Scores, where_best
 from .lengths import checked_lengths
 
@@ -28,7 +28,7 @@ class DependencyTree(Factor):
     """
 
     def __init__(self, n: int, projective: bool = False, single_root: bool = True) -> None:
-        if not is_number(n) or n != int(n) or n < 1:
+        if not is_integer(n) or n < 1:
             raise ParameterError(f"n={n!r}", "a whole number, 1 at least", "Choose one")
         self.n, self.projective, self.single_root = int(n), bool(projective), bool(single_root)
         self.natural, self.variables = (self.n + 1, self.n), (self.n + 1) * self.n
@@ -41,7 +41,14 @@ class DependencyTree(Factor):
         if lengths is None:
             return Scores(unary, given.additional)
         found = checked_lengths(lengths, len(unary), self.n, unary)
-        return Scores(unary, given.additional, found)
+        return Scores(self.inside(unary, found), given.additional, found)
+
+    def inside(self, x: Tensor, lengths: Tensor | None) -> Tensor:
+        if lengths is None:
+            return x
+        there = torch.arange(self.n, device=x.device) < lengths[:, None]
+        heads = torch.nn.functional.pad(there, (1, 0), value=True)
+        return torch.where((heads[:, :, None] & there[:, None]).flatten(1), x, 0.0)
 
     def best(self, scores: Scores) -> Tensor:
         if self.projective:
@@ -81,47 +88,56 @@ def _cross(one: tuple[int, int], other: tuple[int, int]) -> bool:
     return a < c < b < d
 
 
+# The rank of an arc that is none.
+NEVER = -(2**40)
+
+
 def arborescence(arcs: np.ndarray, single_root: bool) -> np.ndarray:
     """(n) heads of the best tree for (n + 1, n) scores, by contraction of cycles (Chu and Liu, Edmonds)."""
     n = arcs.shape[1]
-    finite = np.isfinite(arcs)
-    spread = np.ptp(arcs[finite]) + 1.0 if finite.any() else 1.0
-    least = arcs[finite].min() if finite.any() else 0.0
-    # So low that no sum of others makes up for one.
-    square = np.full((n + 1, n + 1), -np.inf)
-    square[:, 1:] = np.where(finite, arcs, least - 2 * (n + 1) * spread)
+    possible, scores = np.zeros((n + 1, n + 1), dtype=bool), np.zeros((n + 1, n + 1))
+    possible[:, 1:] = np.isfinite(arcs)
+    scores[:, 1:] = np.where(possible[:, 1:], arcs, 0.0)
+    # What is ruled out counts before words on the root, those before scores: whole numbers, which lose no digits.
+    ranks = np.where(possible, 0, -(n + 2))
     if single_root:
         # Trees with fewer words on the root win; there is one with a single one, unless all such are ruled out.
-        square[0, 1:] -= 8 * (n + 1) ** 2 * spread
-    np.fill_diagonal(square, -np.inf)
-    return _contracted(square)[1:]
+        ranks[0] -= 1
+    np.fill_diagonal(ranks, NEVER)
+    ranks[:, 0] = NEVER
+    return _contracted(ranks, scores)[1:]
 
 
-def _contracted(arcs: np.ndarray) -> np.ndarray:
-    """(N) heads; arcs (N, N) of [head, modifier], 0 is the root and has no head."""
-    heads = arcs.argmax(0)
+def _best_of(ranks: np.ndarray, scores: np.ndarray, axis: int) -> np.ndarray:
+    """Where along an axis the best is: by rank, then by score."""
+    return np.where(ranks == ranks.max(axis, keepdims=True), scores, -np.inf).argmax(axis)
+
+
+def _contracted(ranks: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """(N) heads; ranks and scores of arcs (N, N) of [head, modifier], 0 is the root and has no head."""
+    heads = _best_of(ranks, scores, 0)
     heads[0] = 0
     cycle = _cycle(heads)
     if cycle is None:
         return heads
-    N = len(arcs)
-    inside = np.zeros(N, dtype=bool)
+    inside = np.zeros(len(heads), dtype=bool)
     inside[cycle] = True
     rest = np.flatnonzero(~inside)
     # The cycle as one node, the last: entering it at a word gives up that word's arc in it.
-    enter = arcs[np.ix_(rest, cycle)] - arcs[heads[cycle], cycle]
-    leave = arcs[np.ix_(cycle, rest)]
-    smaller = np.full((len(rest) + 1, len(rest) + 1), -np.inf)
-    smaller[:-1, :-1] = arcs[np.ix_(rest, rest)]
-    smaller[:-1, -1], smaller[-1, :-1] = enter.max(1), leave.max(0)
-    smaller[:, 0] = -np.inf
-    found = _contracted(smaller)
+    enter = [part[np.ix_(rest, cycle)] - part[heads[cycle], cycle] for part in (ranks, scores)]
+    leave = [part[np.ix_(cycle, rest)] for part in (ranks, scores)]
+    entered, left, places = _best_of(*enter, 1), _best_of(*leave, 0), np.arange(len(rest))
+    smaller = [np.full((len(rest) + 1, len(rest) + 1), lowest) for lowest in (NEVER, 0.0)]
+    for matrix, part, in_, out in zip(smaller, (ranks, scores), enter, leave, strict=True):
+        matrix[:-1, :-1] = part[np.ix_(rest, rest)]
+        matrix[:-1, -1], matrix[-1, :-1] = in_[places, entered], out[left, places]
+    smaller[0][:, 0] = NEVER
+    found = _contracted(smaller[0], smaller[1])
     for place, word in enumerate(rest):
         if place:
-            heads[word] = cycle[leave[:, place].argmax()] if found[place] == len(rest) else rest[found[place]]
+            heads[word] = cycle[left[place]] if found[place] == len(rest) else rest[found[place]]
     outside = found[-1]
-    broken = cycle[enter[outside].argmax()]
-    heads[broken] = rest[outside]
+    heads[cycle[entered[outside]]] = rest[outside]
     return heads
 
 
