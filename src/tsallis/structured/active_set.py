@@ -147,7 +147,7 @@ def _leave(state: State, slot: Tensor, who: Tensor) -> None:
 
 
 def _off_the_hull(state: State, found: Tensor, d: int) -> tuple[Tensor, Tensor]:
-    """Coordinates (B, S) of structures' variables on the affine hull of those that are used, and whether they are off it."""
+    """Coordinates (B, S) of structures' variables on the affine hull of those in use, and whether they are off it."""
     u = state.structures[..., :d] * state.used[..., None]
     rhs = torch.cat([(u @ found[:, :d, None])[..., 0], torch.ones_like(found[:, :1])], -1)
     along = torch.linalg.solve_ex(bordered(state, d), rhs[..., None])[0][:, :-1, 0]

@@ -80,7 +80,7 @@ def systematic(marginals: Tensor) -> tuple[Tensor, Tensor]:
     # Sums of half precision have no fractional part to speak of.
     mu = given.double()
     ends = mu.cumsum(-1)
-    snapped = _snapped(ends, 8 * torch.finfo(given.dtype).eps * (1 + mu.shape[1]))
+    snapped = _snapped(ends, min(1e-4, 8 * torch.finfo(given.dtype).eps * (1 + mu.shape[1])))
     starts = torch.cat([torch.zeros_like(snapped[:, :1]), snapped[:, :-1]], -1)
     # The first point of a vector lies between two of these.
     breaks, _ = (snapped - snapped.floor()).sort(dim=-1)

@@ -107,6 +107,7 @@ def sparsemap(
     if not is_number(tol) or not tol >= 0:
         raise ParameterError(f"tol={tol!r}", "a number, 0 or more", "Choose one")
     given = factor.flat(scores, additional, lengths)
+    wanted = torch.is_grad_enabled() and (given.unary.requires_grad or given.additional.requires_grad)
     with torch.no_grad():
         clean, codes = _cleaned(given)
         inner = Scores((clean.unary + factor.shift) / factor.spread, clean.additional / factor.spread, given.lengths)
@@ -122,7 +123,7 @@ def sparsemap(
         state = active_set.compact(found.state)
         codes = torch.where(~bad & ~found.done, int(Outcome.GAP_LEFT), codes)
         face = state
-        if torch.is_grad_enabled() and (given.unary.requires_grad or given.additional.requires_grad):
+        if wanted:
             face = active_set.whole_face(factor, inner, state, found.gap)
     weights, marginals = (_finished(t, bad, scores) for t in _differentiable(factor, given, state, face))
     vertices, pairs = state.structures.to(weights.dtype).tensor_split([factor.variables], -1)

@@ -126,7 +126,7 @@ def _contracted(ranks: np.ndarray, scores: np.ndarray) -> np.ndarray:
     # The cycle as one node, the last: entering it at a word gives up that word's arc in it.
     enter = [part[np.ix_(rest, cycle)] - part[heads[cycle], cycle] for part in (ranks, scores)]
     leave = [part[np.ix_(cycle, rest)] for part in (ranks, scores)]
-    entered, left, places = _best_of(*enter, 1), _best_of(*leave, 0), np.arange(len(rest))
+    entered, left, places = _best_of(enter[0], enter[1], 1), _best_of(leave[0], leave[1], 0), np.arange(len(rest))
     smaller = [np.full((len(rest) + 1, len(rest) + 1), lowest) for lowest in (NEVER, 0.0)]
     for matrix, part, in_, out in zip(smaller, (ranks, scores), enter, leave, strict=True):
         matrix[:-1, :-1] = part[np.ix_(rest, rest)]
