@@ -24,7 +24,7 @@ from tsallis.kernels.triton import (
 
 capability = int(sys.argv[1])
 # What such a device has, in bytes.
-SHARED = {80: 163 * 1024, 89: 99 * 1024, 90: 227 * 1024}[capability]
+SHARED = {80: 163 * 1024, 89: 99 * 1024, 90: 227 * 1024, 100: 227 * 1024}[capability]
 NUMBERS = (
     "rows", "n", "width", "stride", "columns", "begin", "capacity", "last", "queries", "keys", "heads", "group",
     "tiles", "blocks",
@@ -106,7 +106,7 @@ for kind, width, narrow, causal, rest in (
 """
 
 
-@pytest.mark.parametrize("capability", [*(pytest.param(n, marks=pytest.mark.full) for n in (80, 89)), 90])
+@pytest.mark.parametrize("capability", [*(pytest.param(n, marks=pytest.mark.full) for n in (80, 89, 100)), 90])
 def test_every_kernel_becomes_machine_code(capability: int, tmp_path: Path) -> None:
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     done = subprocess.run(

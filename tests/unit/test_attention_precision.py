@@ -38,3 +38,13 @@ def test_half_precision_is_float32_rounded_once(n: int, d: int, dtype: torch.dty
         for got, expected in zip(*results, strict=True):
             assert (got is None) == (expected is None)
             assert got is None or torch.equal(got, expected.to(dtype))
+
+
+def test_differentiable_gradients_leave_autocast_too() -> None:
+    q, k, v = (x.float().requires_grad_() for x in draw_inputs((1, 2), 20, 30, 16))
+    grads = []
+    for enabled in (False, True):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            out = ts.entmax_attention(q, k, v)
+            grads.append(torch.autograd.grad(out.sin().sum(), (q, k, v), create_graph=True))
+    assert all(torch.equal(a, b) for a, b in zip(*grads, strict=True))

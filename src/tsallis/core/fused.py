@@ -111,10 +111,11 @@ def through_formula(
     function of the inputs.
     """
     again = torch.is_grad_enabled()
-    with torch.enable_grad():
+    # The forward pass left autocast, too.
+    with torch.enable_grad(), torch.autocast(g.device.type, enabled=False):
         # Inputs may be one tensor, or made of each other: each gets a place of its own to end at.
         own = [x.view_as(x) if want and isinstance(x, Tensor) else x for x, want in zip(inputs, wanted, strict=True)]
         found = formula(*own)
-    moving = [x for x, want in zip(own, wanted, strict=True) if want and isinstance(x, Tensor)]
-    grads = iter(torch.autograd.grad(found, moving, g, create_graph=again))
+        moving = [x for x, want in zip(own, wanted, strict=True) if want and isinstance(x, Tensor)]
+        grads = iter(torch.autograd.grad(found, moving, g, create_graph=again))
     return tuple(next(grads) if want else None for want in wanted)

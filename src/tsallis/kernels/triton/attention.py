@@ -90,9 +90,10 @@ def attend(
         best = tl.maximum(best, z)
         # Neither below infinity: infinite, or NaN.
         bad = bad | tl.max((z < INF).to(tl.int32) ^ 1, 1)
-        highest = tl.max(z, 1)
-        top = tl.maximum(top, highest)
-        gap = tl.max(tl.where((top > -INF) & (top < INF), highest - top, -INF), 0)
+        top = tl.maximum(top, tl.max(z, 1))
+        # Of all scores at once: Blackwell's compiler fails on a maximum of rows' maxima.
+        known = ((top > -INF) & (top < INF))[:, None] & (z > -INF)
+        gap = tl.max(tl.reshape(tl.where(known, z - top[:, None], -INF), [M * N]), 0)
         tl.store(codes + block, code_of(gap, a).to(codes.dtype.element_ty))
     bad = tl.where(fits, bad, 1)
     solved = (bad == 0) & (top > -INF)
@@ -126,7 +127,7 @@ def attend(
             p, w = evaluate(d, A[:, None], C[:, None], E[:, None], KIND)
             S, W = S + tl.sum(p, 1), W + tl.sum(w, 1)
             # Blocks outside of all supports leave the list, on places that have been read.
-            reaches = tl.max(tl.max((d > cuts[:, None]).to(tl.int32), 1), 0) | spoilt
+            reaches = tl.max(tl.reshape((d > cuts[:, None]).to(tl.int32), [M * N]), 0) | spoilt
             tl.store(lists + left, block.to(lists.dtype.element_ty), mask=reaches != 0)
             left += reaches
         tl.debug_barrier()
@@ -150,7 +151,7 @@ def attend(
             value = rows_from(v, block * N, where[V + 2], keys, N, DEPTH, DV)
             total = dot(p.to(value.dtype), value, total)
             if notes is not None:
-                used = tl.max(tl.max((p > 0.0).to(tl.int32), 1), 0) | spoilt
+                used = tl.max(tl.reshape((p > 0.0).to(tl.int32), [M * N]), 0) | spoilt
                 tl.store(codes + block, used.to(codes.dtype.element_ty))
         factor = tl.where(S > 0.0, 1.0 / tl.where(S > 0.0, S, 1.0), 0.0)
         result = tl.where((bad != 0)[:, None], float("nan"), total * factor[:, None])

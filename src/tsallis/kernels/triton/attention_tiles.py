@@ -46,7 +46,9 @@ def rows_from(x, first, stride, count, ROWS: tl.constexpr, WIDTH: tl.constexpr, 
     inside = (first + i < count)[:, None]
     if WIDTH != COLUMNS:
         inside = inside & (c < WIDTH)[None, :]
-    return tl.load(x + tl.cast(first, tl.int64) * stride + i[:, None] * stride + c[None, :], mask=inside, other=0.0)
+    return tl.load(
+        x + tl.cast(first, tl.int64) * stride + i.to(tl.int64)[:, None] * stride + c[None, :], mask=inside, other=0.0
+    )
 
 
 @triton.jit
