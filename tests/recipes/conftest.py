@@ -16,7 +16,7 @@ import pytest
 
 if TYPE_CHECKING:
     from tsallis.recipes._shared.plan import Member
-    from tsallis.recipes._shared.runs import Result
+    from tsallis.recipes._shared.runs import Result, Run
 
 pytest.importorskip("lightning", reason="the extra `recipes` is not installed")
 
@@ -59,6 +59,19 @@ def train_watched(recipe: ModuleType, members: Sequence[Member], folder: Path) -
         config = Watched(**{f.name: getattr(member.config, f.name) for f in fields(recipe.Config)})
         results[member.row] = recipe.train(config, folder / member.name)
     return results, read
+
+
+def finished_runs(members: Sequence[Member], results: dict[str, Result], folder: Path) -> list[Run]:
+    """Members that `train_watched` trained, as a report reads them."""
+    from tsallis.recipes._shared.config import plain
+    from tsallis.recipes._shared.runs import Run
+
+    runs = []
+    for member in members:
+        found = results[member.row]
+        result = {"row": member.row, "seed": 0, **{k: getattr(found, k) for k in ("metric", "value", "metrics")}}
+        runs.append(Run(folder / member.name, result, plain(member.config), 1.0))
+    return runs
 
 
 COMMAND = [sys.executable, "-m", "tsallis.cli.main"]

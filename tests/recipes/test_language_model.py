@@ -20,7 +20,7 @@ from tsallis.recipes.language_model.config import Config
 from tsallis.recipes.language_model.data import END, WIKITEXT, load
 from tsallis.recipes.language_model.model import HEADS, Training, Transformer
 
-from .conftest import train_watched
+from .conftest import finished_runs, train_watched
 
 SMOKE = plan.make_plan(recipe, "language_model", "smoke", {}).members
 
@@ -112,15 +112,7 @@ def test_smoke(smoke) -> None:
     assert results["softmax"].metrics["covered"] == 1
     assert results["entmax"].metrics["support"] < 2100
     assert results["softmax"].split == results["entmax"].split
-    runs = [
-        Run(
-            folder / m.name,
-            {"row": m.row, "seed": 0, "metric": r.metric, "value": r.value, "metrics": r.metrics},
-            {"head": m.row},
-            1.0,
-        )
-        for m, r in ((m, results[m.row]) for m in SMOKE)
-    ]
+    runs = finished_runs(SMOKE, results, folder)
     rows = recipe.table(runs)
     assert [row["head"] for row in rows] == ["softmax", "entmax"]
     assert all(float(row["seconds a step"]) >= 0 for row in rows)

@@ -16,7 +16,6 @@ from tsallis.recipes._shared import plan
 from tsallis.recipes._shared.config import ConfigError
 from tsallis.recipes._shared.datasets import DataError
 from tsallis.recipes._shared.files import read_table
-from tsallis.recipes._shared.runs import Run
 
 pytest.importorskip("transformers", reason="the extra `transformers` is not installed")
 
@@ -45,7 +44,7 @@ from tsallis.recipes.sst2.data import BAD, GOOD, load
 from tsallis.recipes.sst2.heads import _marked, analyse, draw_example
 from tsallis.recipes.sst2.model import KINDS, Training, build, encode
 
-from .conftest import train_watched
+from .conftest import finished_runs, train_watched
 
 SMOKE = plan.make_plan(recipe, "sst2", "smoke", {}).members
 SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16, "vocab_size": 30}
@@ -273,15 +272,7 @@ def test_smoke(smoke) -> None:
     looks = read_table(folder / "learned_alpha-seed0" / "alphas.csv")
     assert [look["step"] for look in looks] == list(range(4, 33, 4))
     assert all(looks[-1][name] != looks[0][name] for name in looks[0] if name.startswith("layer"))
-    runs = [
-        Run(
-            folder / m.name,
-            {"row": m.row, "seed": 0, "metric": r.metric, "value": r.value, "metrics": r.metrics},
-            {"attention": m.config.attention},
-            1.0,
-        )
-        for m, r in ((m, results[m.row]) for m in SMOKE)
-    ]
+    runs = finished_runs(SMOKE, results, folder)
     assert [row["attention"] for row in recipe.table(runs)] == ["softmax", "learned alpha"]
     shown = recipe.details(runs)
     assert list(shown) == ["Heads: softmax, seed 0", "Heads: learned alpha, seed 0"]

@@ -18,7 +18,7 @@ from ..core.dispatch import FusedKernel, SparseAttention
 from ..core.fused import is_plain, through_formula
 from . import formula
 from .blocks import Block, blocks, folded, keys_of, scores_of, shared
-from .inputs import Heads, Number
+from .inputs import Heads, Number, Settings
 
 # Supports of a head's block up to this share of the keys are averaged by lists, and up to the other kept for the
 # backward pass, while all lists have no more bytes than that.
@@ -26,20 +26,13 @@ AVERAGED, LISTED, BUDGET = 0.1, 0.4, 2**29
 
 
 @dataclass(frozen=True)
-class Call:
-    """What of a call are no tensors: those would be kept alive beside what autograd keeps."""
+class Call(Settings):
+    """A call in blocks."""
 
-    scale: float
-    causal: bool
-    ends: tuple[tuple[int, ...], tuple[int, ...]]
     kernel: FusedKernel
     sparse: SparseAttention | None
     dropout: float
     seed: int
-    backend: str | None
-
-    def heads(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, bias: Tensor | None, alpha: Number) -> Heads:
-        return Heads(q, k, v, alpha, mask, bias, self.scale, self.causal, self.ends)
 
     def generator(self, device: torch.device) -> torch.Generator | None:
         """What dropout draws from, block after block, in each pass over them."""

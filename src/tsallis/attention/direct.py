@@ -12,21 +12,14 @@ from ..core import implicit
 from ..core.dispatch import FusedAttention
 from ..core.fused import is_plain, through_formula
 from . import formula
-from .inputs import Heads, Number
+from .inputs import Number, Settings
 
 
 @dataclass(frozen=True)
-class Call:
-    """What of a call are no tensors: those would be kept alive beside what autograd keeps."""
+class Call(Settings):
+    """A call of a kernel for all of it."""
 
-    scale: float
-    causal: bool
-    ends: tuple[tuple[int, ...], tuple[int, ...]]
     kernel: FusedAttention
-    backend: str | None
-
-    def heads(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, bias: Tensor | None, alpha: Number) -> Heads:
-        return Heads(q, k, v, alpha, mask, bias, self.scale, self.causal, self.ends)
 
     def whole(self, *tensors: Any) -> Tensor:
         """The result by the formula, differentiable as often as one likes."""

@@ -153,7 +153,7 @@ def _attention(heads: Heads, dropout: float, backend: str | None) -> Tensor:
     direct = dispatch.fused_attention("entmax", heads.q, backend) if plain and not dropout else None
     if direct is not None and direct.refuses(heads) is None and _has_zeros(heads.alpha):
         return Direct.apply(
-            DirectCall(heads.scale, heads.causal, heads.ends, direct, backend), torch.is_grad_enabled(), heads.q,
+            DirectCall(heads.scale, heads.causal, heads.ends, backend, direct), torch.is_grad_enabled(), heads.q,
             heads.k, heads.v, heads.mask, heads.bias, heads.alpha,
         )  # fmt: skip
     heads = heads.widened()
@@ -166,7 +166,7 @@ def _attention(heads: Heads, dropout: float, backend: str | None) -> Tensor:
     if not dropout and _has_zeros(heads.alpha):
         sparse = dispatch.sparse_attention("entmax", heads.q, backend)
     seed = int(torch.randint(2**32, (), device="cpu")) if dropout else 0
-    call = Call(heads.scale, heads.causal, heads.ends, kernel, sparse, dropout, seed, backend)
+    call = Call(heads.scale, heads.causal, heads.ends, backend, kernel, sparse, dropout, seed)
     return Blocked.apply(
         call, torch.is_grad_enabled(), heads.q.contiguous(), heads.k.contiguous(), heads.v.contiguous(), heads.mask,
         heads.bias, heads.alpha,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -29,6 +29,20 @@ class Heads(AttentionInputs):
         if self.q.dtype not in HALF:
             return self
         return replace(self, q=self.q.float(), k=self.k.float(), v=self.v.float())
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What of a call are no tensors: those would be kept alive beside what autograd keeps."""
+
+    scale: float
+    causal: bool
+    ends: tuple[tuple[int, ...], tuple[int, ...]]
+    backend: str | None
+
+    def heads(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, bias: Tensor | None, alpha: Number) -> Heads:
+        """The call's, of its tensors."""
+        return Heads(q, k, v, alpha, mask, bias, self.scale, self.causal, self.ends)
 
 
 def checked(

@@ -25,12 +25,13 @@ class _Binary(Factor):
         self.variables, self.natural = int(n), (int(n),)
 
     def allowed(self, bits: Tensor) -> Tensor:
-        """(S) which of (S, n) assignments are structures."""
-        raise NotImplementedError
+        """(S) which of (S, n) assignments are structures: all, unless a factor says otherwise."""
+        return torch.ones(len(bits), dtype=torch.bool)
 
     def enumerate_all(self) -> Tensor:
         bits = subsets(self.variables)
-        return bits[self.allowed(bits)]
+        bits = bits[self.allowed(bits)]
+        return torch.cat([bits, self.pairs(bits)], -1)
 
 
 def _geometry(factor: Factor, geometry: Geometry) -> None:
@@ -61,9 +62,6 @@ class Bits(_Binary):
 
     def slopes(self, unary: Tensor) -> Tensor:
         return ((unary > 0) & (unary < 1)).double()
-
-    def allowed(self, bits: Tensor) -> Tensor:
-        return torch.ones(len(bits), dtype=torch.bool)
 
 
 class Budget(_Binary):
@@ -205,10 +203,6 @@ class Pair(_Binary):
         x = torch.cat([scores.unary, scores.additional], -1)
         values = torch.where(found[None] > 0, x[:, None], 0.0).sum(-1)
         return found[values.argmax(-1)]
-
-    def enumerate_all(self) -> Tensor:
-        bits = subsets(2)
-        return torch.cat([bits, self.pairs(bits)], -1)
 
     def pairs(self, unary: Tensor) -> Tensor:
         return unary.prod(-1, keepdim=True)

@@ -174,7 +174,7 @@ def _again(factor: Factor, inner: Scores, init: StructuredSolution) -> active_se
     own = structures[..., : factor.variables]
     behind = torch.stack([factor.inside(own[:, s], inner.lengths) != own[:, s] for s in range(own.shape[1])], 1)
     out = (active_set.values(structures, x) == -torch.inf) | behind.any(-1) | ~weights.isfinite()
-    good = (used & ~(used & out)).eq(used).all(-1) & used.any(-1)
+    good = used.any(-1) & ~(used & out).any(-1)
     first = torch.zeros_like(structures)
     first[:, 0] = factor.best(inner)
     one = torch.zeros_like(used)
