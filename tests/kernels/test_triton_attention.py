@@ -347,7 +347,7 @@ def test_what_it_does_not_serve_goes_in_blocks(monkeypatch: pytest.MonkeyPatch) 
     assert not served(q, k, v, bias.requires_grad_())
     assert not served(q, k, v, dropout_p=0.1)
     assert not served(wide, wide, wide)
-    for alpha in (1.0, 2.1, torch.tensor([1.5, 2.5])):
+    for alpha in (1.0, 2.1, torch.tensor([1.5, 2.5], device=DEVICE)):
         assert not served(q, k, v, alpha=alpha)
     assert way(ts.entmax_attention(q, k, v, backend="reference")) == "formula"
     # Statistics come from the mapping; the result does not change.

@@ -68,7 +68,10 @@ def attend(
     batch, head = owner // heads, owner % heads
     q, k = of_head(q, where, Q, batch, head), of_head(k, where, K, batch, head // group)
     v = of_head(v, where, V, batch, head // group)
-    bias, mask = of_head(bias, where, BIAS, batch, head), of_head(mask, where, MASK, batch, head)
+    if bias is not None:
+        bias = of_head(bias, where, BIAS, batch, head)
+    if mask is not None:
+        mask = of_head(mask, where, MASK, batch, head)
     place = owner * tiles + tile
     codes, lists = codes + place * blocks, lists + place * blocks
     which = owner + tl.arange(0, 1)

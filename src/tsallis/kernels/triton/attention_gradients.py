@@ -63,7 +63,10 @@ def to_queries(
     batch, head = owner // heads, owner % heads
     q, k = of_head(q, where, Q, batch, head), of_head(k, where, K, batch, head // group)
     v, g = of_head(v, where, V, batch, head // group), of_head(g, where, G, batch, head)
-    bias, mask = of_head(bias, where, BIAS, batch, head), of_head(mask, where, MASK, batch, head)
+    if bias is not None:
+        bias = of_head(bias, where, BIAS, batch, head)
+    if mask is not None:
+        mask = of_head(mask, where, MASK, batch, head)
     place = owner * tiles + tile
     lists = lists + place * blocks
     order, power, exponent = order_of(number, alpha, owner, KIND)
@@ -130,7 +133,11 @@ def to_keys(
         head = shared * group + member
         row = batch * heads + head
         q_head, g_head = of_head(q, where, Q, batch, head), of_head(g, where, G, batch, head)
-        bias_head, mask_head = of_head(bias, where, BIAS, batch, head), of_head(mask, where, MASK, batch, head)
+        bias_head, mask_head = bias, mask
+        if bias is not None:
+            bias_head = of_head(bias, where, BIAS, batch, head)
+        if mask is not None:
+            mask_head = of_head(mask, where, MASK, batch, head)
         order, power, exponent = order_of(number, alpha, row, KIND)
         column = codes + row * tiles * blocks + block
         count = list_codes(column, blocks, tl.full([], 0, tl.int32), tiles, 1, lists, False)

@@ -25,10 +25,8 @@ CODES, STEPS = tl.constexpr(128), tl.constexpr(254.0)
 
 @triton.jit
 def of_head(x, where, tensor: tl.constexpr, batch, head):
-    """The part of a tensor, if there is one, that belongs to a head."""
-    if x is not None:
-        x = x + batch * where[tensor] + head * where[tensor + 1]
-    return x
+    """The part of a tensor that belongs to a head."""
+    return x + batch * where[tensor] + head * where[tensor + 1]
 
 
 @triton.jit
