@@ -4,13 +4,26 @@ from ..kernels import cpu, native, triton
 from .budget import budget
 from .entmax import entmax
 from .entmax15 import entmax15
+from .fusedmax import fusedmax
 from .normmax import normmax
 from .softmax import softmax
 from .sparsemax import sparsemax
 from .topk_sparsemax import topk_sparsemax
+from .tvmax import TvmaxReport, tvmax
 
 cpu.offer_all()
 triton.offer_all()
 native.offer_all()
 
-__all__ = ["budget", "entmax", "entmax15", "normmax", "softmax", "sparsemax", "topk_sparsemax"]
+__all__ = [
+    "TvmaxReport",
+    "budget",
+    "entmax",
+    "entmax15",
+    "fusedmax",
+    "normmax",
+    "softmax",
+    "sparsemax",
+    "topk_sparsemax",
+    "tvmax",
+]

@@ -6,7 +6,7 @@ from ..core import registry as _registry
 from .alpha import Alpha
 from .attention import MultiheadAttention, TransformerDecoderLayer, TransformerEncoderLayer
 from .losses import EntmaxLoss, FenchelYoungLoss, LinearEntmaxLoss
-from .mapping import MappingModule, module_class
+from .mapping import MappingModule, Tvmax, module_class
 from .watch import watch_heads
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "MultiheadAttention",
     "TransformerDecoderLayer",
     "TransformerEncoderLayer",
+    "Tvmax",
     "module_class",
     "watch_heads",
 ]
