@@ -8,7 +8,7 @@ from .core.api import explain_backend, solve
 from .core.registry import register
 from .core.settings import debug_checks, use_backend
 from .losses import entmax15_loss, entmax_loss, fenchel_young_loss, linear_entmax_loss, sparsemax_loss
-from .mappings import budget, entmax, entmax15, fusedmax, normmax, softmax, sparsemax, topk_sparsemax, tvmax
+from .mappings import budget, entmax, entmax15, fusedmax, normmax, oscarmax, softmax, sparsemax, topk_sparsemax, tvmax
 
 __version__ = _version("tsallis")
 
@@ -30,6 +30,7 @@ __all__ = [
     "linear_entmax_loss",
     "nn",
     "normmax",
+    "oscarmax",
     "register",
     "softmax",
     "solve",

@@ -5,11 +5,12 @@ from .budget import budget
 from .entmax import entmax
 from .entmax15 import entmax15
 from .fusedmax import fusedmax
+from .grids import TvmaxReport, tvmax
 from .normmax import normmax
+from .oscarmax import oscarmax
 from .softmax import softmax
 from .sparsemax import sparsemax
 from .topk_sparsemax import topk_sparsemax
-from .tvmax import TvmaxReport, tvmax
 
 cpu.offer_all()
 triton.offer_all()
@@ -22,6 +23,7 @@ __all__ = [
     "entmax15",
     "fusedmax",
     "normmax",
+    "oscarmax",
     "softmax",
     "sparsemax",
     "topk_sparsemax",

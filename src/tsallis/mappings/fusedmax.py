@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+
 import torch
 from jaxtyping import Float, Num
 from torch import Tensor
@@ -10,19 +12,45 @@ from ..core.domains import Simplex
 from ..core.mapping import Mapping, Solved
 from ..core.params import Param
 from ..core.registry import register
-from ..kernels.reference import variation
+from ..kernels.reference.variation import Fused, chain, group_means
 from .sparsemax import SPARSEMAX
 
 
-class Fusedmax(Mapping):
+class Grouped(Mapping):
+    """A mapping that is sparsemax of scores x averaged over groups, x = G (z - lam pull), where groups stay."""
+
+    domain = Simplex()
+    residuals = ("back", "pull")
+    reference = "niculae2017regularized"
+
+    @abstractmethod
+    def grouped(self, z: Tensor, lam: Tensor) -> Fused:
+        """x, and the groups and pulls that it is made of."""
+
+    def solve(self, z: Tensor, **params: Tensor) -> Solved:
+        x, group, pull = self.grouped(z, params["lam"])
+        p, threshold = SPARSEMAX.solve(x)[:2]
+        # How far back, not where: smaller numbers, exact in every dtype.
+        return Solved(p, threshold, (torch.arange(z.shape[-1], device=z.device) - group.to(z.dtype), pull))
+
+    def solve_tangent(self, p: Tensor, v: Tensor, **saved: Tensor) -> Tensor:
+        group = torch.arange(p.shape[-1], device=p.device) - saved["back"].nan_to_num(0.0).long()
+        return SPARSEMAX.solve_tangent(p, group_means(v, group))
+
+    def grad_omega_param(self, p: Tensor, **saved: Tensor) -> dict[str, Tensor]:
+        return {"lam": saved["pull"]}
+
+    def tau(self, threshold: Tensor, **params: Tensor) -> Tensor | None:
+        return SPARSEMAX.tau(threshold)
+
+
+class Fusedmax(Grouped):
     name = "fusedmax"
     summary = "Sparsemax that prefers neighbours of equal probability: whole segments are selected."
     latex = r"\tfrac12 (\|p\|_2^2 - 1) + \lambda \sum_i |p_{i+1} - p_i|"
-    domain = Simplex()
     params = (
         Param("lam", 1.0, low=0.0, tried=(0.2,), meaning="the price of a step; 0 is sparsemax, large is uniform"),
     )
-    residuals = ("back", "pull")
     exempt = {
         "ties": "what is near an entry counts, not its score alone",
         "permutation": "the same: order matters",
@@ -30,7 +58,6 @@ class Fusedmax(Mapping):
         "low_scores": "a low score pulls its neighbours down, a masked one does not",
         "large_parameters_gradients": "a large lam makes the whole row one segment: all derivatives are zero",
     }
-    reference = "niculae2017regularized"
 
     def omega(self, p: Tensor, **params: Tensor) -> Tensor:
         return self.omega_among(p, torch.ones_like(p, dtype=torch.bool), **params)
@@ -41,22 +68,8 @@ class Fusedmax(Mapping):
         step = torch.where(kept[..., 1:] & (before >= 0), p[..., 1:] - p.gather(-1, before.clamp_min(0)), 0.0)
         return SPARSEMAX.omega(p) + params["lam"].squeeze(-1) * step.abs().sum(-1)
 
-    def solve(self, z: Tensor, **params: Tensor) -> Solved:
-        x, first, pull = variation.chain(z, params["lam"])
-        p, threshold = SPARSEMAX.solve(x)[:2]
-        # How far back, not where: smaller numbers, exact in every dtype.
-        return Solved(p, threshold, (torch.arange(z.shape[-1], device=z.device) - first.to(z.dtype), pull))
-
-    def solve_tangent(self, p: Tensor, v: Tensor, **saved: Tensor) -> Tensor:
-        place = torch.arange(p.shape[-1], device=p.device)
-        first = place - saved["back"].nan_to_num(0.0).long()
-        return SPARSEMAX.solve_tangent(p, variation.group_means(v, first))
-
-    def grad_omega_param(self, p: Tensor, **saved: Tensor) -> dict[str, Tensor]:
-        return {"lam": saved["pull"]}
-
-    def tau(self, threshold: Tensor, **params: Tensor) -> Tensor | None:
-        return SPARSEMAX.tau(threshold)
+    def grouped(self, z: Tensor, lam: Tensor) -> Fused:
+        return chain(z, lam)
 
 
 FUSEDMAX = register(Fusedmax())

@@ -145,7 +145,8 @@ def _check_rows(setting: Setting, param: Param, z: Tensor, column: Tensor) -> No
         return
     for value in (column, column[:1], torch.tensor(setting.values[param.name]), column.float()):
         leaf = value.detach().clone().requires_grad_()
-        (grad,) = torch.autograd.grad((setting.at(z, param.name, leaf) * torch.arange(N)).sum(), leaf)
+        # Weights whose differences are not the same: exchanges between entries must not cancel over rows.
+        (grad,) = torch.autograd.grad((setting.at(z, param.name, leaf) * torch.arange(N).square()).sum(), leaf)
         require(
             grad.shape == leaf.shape and grad.dtype == leaf.dtype, f"{param.name}: gradient of another shape or dtype"
         )

@@ -40,7 +40,7 @@ def chain(z: Tensor, lam: Tensor) -> Fused:
     joined = there[:, 1:] & (x.diff().abs() <= tolerance[:, 1:] + tolerance[:, :-1])
     sign = torch.where(joined, 0.0, sign)
     first = torch.arange(z.shape[-1], device=z.device).expand_as(order)
-    first = torch.where(_ahead(~joined, True), first, 0).cummax(-1).values
+    first = torch.where(ahead(~joined, True), first, 0).cummax(-1).values
     x = torch.where(there, x.gather(-1, first), -torch.inf)
     parts = x, order.gather(-1, first), differences_transposed(sign)
     return Fused(*(torch.empty_like(part).scatter_(-1, order, part).reshape(z.shape) for part in parts))
@@ -60,10 +60,10 @@ def solved(z: Tensor, lam: Tensor, broken: Tensor) -> tuple[Tensor, Tensor, Tens
     cut, sign = broken, torch.zeros_like(z[:, 1:])
     levels, tolerance = torch.zeros_like(z), torch.zeros_like(z)
     for _ in range(z.shape[-1]):
-        segment = _ahead(cut, False).cumsum(-1)
-        size = _sums(torch.ones_like(z), segment)
+        segment = ahead(cut, False).cumsum(-1)
+        size = group_sums(torch.ones_like(z), segment)
         pulled = z - lam * differences_transposed(sign)
-        levels = _sums(pulled, segment) / size
+        levels = group_sums(pulled, segment) / size
         # Largest distance in the segment; sums of them are cut off at lam.
         distance = torch.zeros_like(z).scatter_reduce_(-1, segment, (z - levels).abs(), "amax").gather(-1, segment)
         tolerance = rounding * (distance + torch.minimum(lam, size * distance))
@@ -79,15 +79,15 @@ def solved(z: Tensor, lam: Tensor, broken: Tensor) -> tuple[Tensor, Tensor, Tens
 
 def group_means(v: Tensor, group: Tensor) -> Tensor:
     """(..., n) the mean of v over each entry's group, which a number below n names; differentiable."""
-    return _sums(v, group) / _sums(torch.ones_like(v), group)
+    return group_sums(v, group) / group_sums(torch.ones_like(v), group)
 
 
-def _sums(x: Tensor, group: Tensor) -> Tensor:
+def group_sums(x: Tensor, group: Tensor) -> Tensor:
     """At each entry the sum over its group."""
     return torch.zeros_like(x).scatter_add(-1, group, x).gather(-1, group)
 
 
-def _ahead(x: Tensor, value: float) -> Tensor:
+def ahead(x: Tensor, value: float) -> Tensor:
     """(R, n) with a first column of the value before (R, n - 1)."""
     return torch.nn.functional.pad(x, (1, 0), value=value)
 
@@ -124,5 +124,5 @@ def _preferences(c: Tensor, bound: Tensor) -> tuple[Tensor, Tensor]:
         high = torch.cat([high[..., :reach], new_high], -1)
         reach *= 2
     told = torch.minimum(torch.maximum(total, low), high)
-    wanted = both + _ahead(told[..., :-1], 0.0)
+    wanted = both + ahead(told[..., :-1], 0.0)
     return wanted[0], wanted[1].flip(-1)

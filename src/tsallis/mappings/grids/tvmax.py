@@ -10,16 +10,16 @@ from jaxtyping import Float, Num
 from torch import Tensor
 from torch.autograd.forward_ad import _set_fwd_grad_enabled
 
-from ..core.errors import ParameterError, ShapeError
-from ..core.guard import debugging, row_outcomes
-from ..core.inputs import check_dim, check_scores, is_integer, is_number, masked
-from ..core.numerics import compute_dtype
-from ..core.params import as_rows
-from ..core.status import Outcome, Result
-from ..kernels.reference.grid import grid
-from ..kernels.reference.variation import group_means
-from .fusedmax import FUSEDMAX
-from .sparsemax import SPARSEMAX
+from ...core.errors import ParameterError, ShapeError
+from ...core.guard import debugging, row_outcomes
+from ...core.inputs import check_dim, check_scores, is_integer, is_number, masked
+from ...core.numerics import compute_dtype
+from ...core.params import as_rows
+from ...core.status import Outcome, Result
+from ...kernels.reference.grid import grid
+from ...kernels.reference.variation import group_means
+from ..fusedmax import FUSEDMAX
+from ..sparsemax import SPARSEMAX
 
 LAM = FUSEDMAX.params
 
