@@ -242,6 +242,11 @@ def test_the_gap_is_a_certificate() -> None:
     p, report = ts.tvmax(z, 0.5, max_iter=1, return_report=True)
     assert (report.result.codes == Outcome.GAP_LEFT).all()
     assert ((p - best).abs().amax((1, 2)) > 0.1).any()
+    # With such a gap no two entries are known to differ: joining them all would be worse in some items.
+    assert (p.amax((1, 2)) > 0.1).any()
+    each = ts.tvmax(z, 0.5, return_report=True)[1].iterations
+    assert each.tolist() == [int(ts.tvmax(x, 0.5, return_report=True)[1].iterations) for x in z]
+    assert len(each.unique()) > 1
     loose = ts.tvmax(z, 0.5, tol=0.1, return_report=True)[1]
     assert loose.iterations.max() < ts.tvmax(z, 0.5, return_report=True)[1].iterations.min()
     alone = torch.stack([ts.tvmax(x, 0.5) for x in z])

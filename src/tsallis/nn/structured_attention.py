@@ -161,10 +161,10 @@ class SequenceAttention(StructuredAttention):
     Example:
         >>> import torch, tsallis as ts
         >>> scores = torch.tensor([[2.0, 0.0, 0.0], [0.0, 0.4, 0.6], [0.0, 0.0, 2.0]])
-        >>> ts.nn.SequenceAttention(contiguity=0.0).align(scores).weights[1]
-        tensor([0.0000, 0.4000, 0.6000], grad_fn=<SelectBackward0>)
-        >>> ts.nn.SequenceAttention(contiguity=1.0).align(scores).weights[1]
-        tensor([0.0000, 0.9000, 0.1000], grad_fn=<SelectBackward0>)
+        >>> ts.nn.SequenceAttention(contiguity=0.0).align(scores).weights[1].detach()
+        tensor([0.0000, 0.4000, 0.6000])
+        >>> ts.nn.SequenceAttention(contiguity=1.0).align(scores).weights[1].detach()
+        tensor([0.0000, 0.9000, 0.1000])
 
     References:
         niculae2018sparsemap
