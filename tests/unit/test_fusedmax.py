@@ -184,6 +184,17 @@ def test_a_low_score_pulls_and_a_removed_one_does_not() -> None:
     for floor in (-1e300, torch.finfo(z.dtype).min):
         z[2] = floor
         assert torch.allclose(ts.fusedmax(z, 0.1), low, atol=1e-12)
+    grid = draw("normal", 4, 5)
+    grid[1, 2] = grid[3, 3] = -50.0
+    low = ts.tvmax(grid, 0.3)
+    assert (low - ts.tvmax(grid, 0.3, mask=grid > -50)).abs().max() > 0.05
+    for floor in (-1e9, torch.finfo(z.dtype).min):
+        grid[1, 2] = grid[3, 3] = floor
+        leaf = grid.clone().requires_grad_()
+        p, report = ts.tvmax(leaf, 0.3, return_report=True)
+        assert torch.allclose(p, low, atol=1e-12)
+        assert report.gap < 1e-12
+        assert torch.autograd.grad(p.square().sum(), leaf)[0].isfinite().all()
 
 
 def test_gradients_at_large_lam_are_finite() -> None:

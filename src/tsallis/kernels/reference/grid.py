@@ -50,14 +50,19 @@ class _Chains(NamedTuple):
 
 
 def grid(z: Tensor, lam: Tensor, tol: float, max_iter: int) -> Solved:
-    """The proximal point of (B, H, W) finite scores, -inf where an entry is removed, with lam (B, 1, 1)."""
+    """The proximal point of (B, H, W) finite scores, -inf where an entry is removed, with lam (B, 1, 1); right where
+    sparsemax of it is not zero.
+    """
     there = z > -torch.inf
     top = z.amax((-2, -1), keepdim=True).nan_to_num(neginf=0.0)
-    z = torch.where(there, z - top, 0.0)
+    # The largest x is at least top - 4 lam, and tau at least that less 1. What is lower than tau by 4 lam is below it in
+    # x whatever its neighbours do, and pulls at them with all it has: how low it is makes no difference.
+    z = torch.where(there, (z - top).clamp_min(-1 - 8 * lam), 0.0)
     rows, columns = _Chains(lam, _broken(there)), _Chains(lam, _broken(there.mT))
     cells = z.shape[-2] * z.shape[-1]
     # What rounding makes of sums over all steps.
-    floor = torch.finfo(z.dtype).eps * cells * (1 + z.abs().amax((-2, -1))) * lam.flatten().clamp_max(1 + z.abs().max())
+    size = 1 + z.abs().amax((-2, -1))
+    floor = torch.finfo(z.dtype).eps * cells * size * torch.minimum(lam.flatten(), size)
     x, across, down = z, torch.zeros_like(z), torch.zeros_like(z)
     before, pace = down, torch.ones_like(lam)
     gap, iterations = torch.full_like(floor, torch.inf), torch.zeros_like(floor, dtype=torch.int64)

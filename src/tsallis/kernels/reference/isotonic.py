@@ -54,7 +54,8 @@ def decreasing(y: Tensor, cut: Tensor) -> tuple[Tensor, Tensor]:
         tolerance = rounding * distance * size.sqrt()
         # Sums from the start of the segment: those of whole segments are zero but for rounding.
         sums = excess.cumsum(-1)
-        before = torch.zeros_like(y).scatter_(-1, segment.flip(-1), (sums - excess).flip(-1)).gather(-1, segment)
+        start = torch.where(ahead(cut, True), place, 0).cummax(-1).values
+        before = (sums - excess).gather(-1, start)
         within = torch.where(ahead(cut, True).roll(-1, -1), -torch.inf, sums - before)
         best = torch.full_like(y, -torch.inf).scatter_reduce_(-1, segment, within, "amax").gather(-1, segment)
         first = torch.where(within == best, place, y.shape[-1])
