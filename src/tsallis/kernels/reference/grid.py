@@ -55,8 +55,8 @@ def grid(z: Tensor, lam: Tensor, tol: float, max_iter: int) -> Solved:
     """
     there = z > -torch.inf
     top = z.amax((-2, -1), keepdim=True).nan_to_num(neginf=0.0)
-    # The largest x is at least top - 4 lam, and tau at least that less 1. What is lower than tau by 4 lam is below it in
-    # x whatever its neighbours do, and pulls at them with all it has: how low it is makes no difference.
+    # The largest x is at least top - 4 lam, and tau at least that less 1. What is lower than tau by 4 lam is below it
+    # in x whatever its neighbours do, and pulls at them with all it has: how low it is makes no difference.
     z = torch.where(there, (z - top).clamp_min(-1 - 8 * lam), 0.0)
     rows, columns = _Chains(lam, _broken(there)), _Chains(lam, _broken(there.mT))
     cells = z.shape[-2] * z.shape[-1]
