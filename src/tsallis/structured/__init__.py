@@ -2,6 +2,7 @@
 
 from .decompositions import comonotone, systematic
 from .factor import Factor
+from .graph import FactorGraph, GraphSolution
 from .k_best import TopStructures, k_best_bits, topk_sparsemax_bits
 from .logic import AndOut, AtMostOne, Bits, Budget, Imply, Or, OrOut, Pair, Simplex, XorOut
 from .loss import sparsemap_loss
@@ -17,6 +18,8 @@ __all__ = [
     "Budget",
     "DependencyTree",
     "Factor",
+    "FactorGraph",
+    "GraphSolution",
     "Imply",
     "Matching",
     "Or",

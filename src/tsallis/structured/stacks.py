@@ -1,0 +1,255 @@
+"""Factors of one kind as one tensor: where their variables are, their projections and faces."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from . import active_set
+from .factor import Factor, Scores
+from .logic import AndOut, AtMostOne, Bits, Budget, Imply, Or, OrOut, Pair, Simplex, XorOut
+from .projections import counted, or_out, pair
+
+# Structures asked for in one projection at most: the next one goes on from there.
+INNER = 30
+
+
+@dataclass(frozen=True)
+class Place:
+    """A factor and its variables.
+
+    Attributes:
+        factor: of which kind.
+        index: (F, d) numbers of variables, for F factors of it.
+        negated: (F, d) which of them count as 1 minus themselves.
+    """
+
+    factor: Factor
+    index: Tensor
+    negated: Tensor
+
+
+class Moves(Protocol):
+    """What `projections.Face` has."""
+
+    def along(self, v: Tensor) -> Tensor: ...
+    def pairs(self, v: Tensor) -> Tensor: ...
+    def back(self, w: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Projected:
+    """Marginals (B, F, w), pairs (B, F, e), where to go on from, and (B) which items are exact; None for all."""
+
+    mu: Tensor
+    nu: Tensor
+    memory: Any = None
+    exact: Tensor | None = None
+
+
+class Stack(ABC):
+    """F factors with w variables each, of which some may be no more than padding.
+
+    Attributes:
+        index: (F, w) variables; `none` for padding.
+        sign, offset: (F, w) copies of variables z are sign z + offset.
+        additional: e.
+    """
+
+    additional = 0
+
+    def __init__(self, places: list[Place], none: int, negate: list[Tensor], order: list[Tensor]) -> None:
+        width = max(place.index.shape[1] for place in places)
+        index, negated = [], []
+        for place, flip, at in zip(places, negate, order, strict=True):
+            missing = (0, width - place.index.shape[1])
+            index.append(torch.nn.functional.pad(place.index[:, at], missing, value=none))
+            negated.append(torch.nn.functional.pad((place.negated ^ flip)[:, at], missing))
+        self.index, off = torch.cat(index), torch.cat(negated).double()
+        self.sign, self.offset = 1 - 2 * off, off
+        self.rows = [len(place.index) for place in places]
+
+    def to(self, device: torch.device) -> None:
+        """Move what is looked up in every iteration."""
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor):
+                setattr(self, name, value.to(device))
+
+    @abstractmethod
+    def project(self, t: Tensor, y: Tensor, memory: Any = None) -> Projected:
+        """Nearest points to t (B, F, w), with scores of pairs y (B, F, e)."""
+
+    @abstractmethod
+    def face(self, t: Tensor, y: Tensor, found: Projected, slack: Tensor) -> Moves:
+        """How the projection moves; slack (B) is what t may be off by."""
+
+
+class Counting(Stack):
+    """Bounds on how many variables are on."""
+
+    def __init__(self, places: list[Place], none: int) -> None:
+        rules = [_count(place.factor) for place in places]
+        super().__init__(places, none, [flip for _, _, flip in rules], [_same(place) for place in places])
+        rows = torch.tensor(self.rows)
+        self.low, self.high = (
+            torch.tensor([rule[i] for rule in rules]).double().repeat_interleave(rows)[:, None] for i in (0, 1)
+        )
+
+    def project(self, t: Tensor, y: Tensor, memory: Any = None) -> Projected:
+        return Projected(counted(t, self.low, self.high)[0], y)
+
+    def face(self, t: Tensor, y: Tensor, found: Projected, slack: Tensor) -> Moves:
+        return counted(t, self.low, self.high)[1]
+
+
+class Outputs(Stack):
+    """`OrOut` and `AndOut`, the output first."""
+
+    def __init__(self, places: list[Place], none: int) -> None:
+        negate = [torch.full((place.factor.variables,), isinstance(place.factor, AndOut)) for place in places]
+        super().__init__(places, none, negate, [_same(place).roll(1) for place in places])
+
+    def project(self, t: Tensor, y: Tensor, memory: Any = None) -> Projected:
+        return Projected(or_out(t)[0], y)
+
+    def face(self, t: Tensor, y: Tensor, found: Projected, slack: Tensor) -> Moves:
+        return or_out(t)[1]
+
+
+class Pairs(Stack):
+    """`Pair`."""
+
+    additional = 1
+
+    def __init__(self, places: list[Place], none: int) -> None:
+        super().__init__(places, none, [_none(place) for place in places], [_same(place) for place in places])
+
+    def project(self, t: Tensor, y: Tensor, memory: Any = None) -> Projected:
+        return Projected(*pair(t, y)[:2])
+
+    def face(self, t: Tensor, y: Tensor, found: Projected, slack: Tensor) -> Moves:
+        return pair(t, y)[2]
+
+
+class Structured(Stack):
+    """Any factor, by the active set."""
+
+    def __init__(self, places: list[Place], none: int) -> None:
+        super().__init__(places, none, [_none(place) for place in places], [_same(place) for place in places])
+        self.factor = places[0].factor
+        self.additional, self.never = self.factor.additional, never(self.factor)
+
+    def _scores(self, t: Tensor, y: Tensor) -> Scores:
+        return Scores(t.masked_fill(self.never, -torch.inf).flatten(0, 1), y.flatten(0, 1))
+
+    def possible(self, t: Tensor, y: Tensor) -> Tensor:
+        """(B) whether each factor has a structure that is not ruled out."""
+        scores = self._scores(t, y)
+        x = torch.cat([scores.unary, scores.additional], -1)
+        value = active_set.values(self.factor.best(scores)[:, None], x)
+        return (value > -torch.inf).view(t.shape[:2]).all(1)
+
+    def project(self, t: Tensor, y: Tensor, memory: Any = None) -> Projected:
+        scores = self._scores(t, y)
+        state = active_set.start(self.factor.best(scores)) if memory is None else memory
+        found = active_set.solve(self.factor.best, scores, state, INNER if memory is not None else 1000, 1e-12)
+        state = active_set.compact(found.state)
+        both = torch.einsum("bs,bsd->bd", state.weights, state.structures).view(*t.shape[:2], -1)
+        mu, nu = both.tensor_split([self.factor.variables], -1)
+        return Projected(mu, nu, state, found.done.view(t.shape[:2]).all(1))
+
+    def face(self, t: Tensor, y: Tensor, found: Projected, slack: Tensor) -> Moves:
+        scores, batch = self._scores(t, y), len(t)
+        gap = (slack.square() / 2).repeat_interleave(t.shape[1])
+        return Hull(self.factor.variables, active_set.whole_face(self.factor, scores, found.memory, gap), batch)
+
+
+class Hull:
+    """Directions of the affine hull of structures."""
+
+    def __init__(self, d: int, state: active_set.State, batch: int) -> None:
+        inverse = torch.linalg.inv_ex(active_set.bordered(state, d))[0][:, :-1, :-1]
+        inverse = inverse * state.used[:, None] * state.used[..., None]
+        self.inverse = inverse.unflatten(0, (batch, -1))
+        self.own, self.more = state.structures.unflatten(0, (batch, -1)).tensor_split([d], -1)
+
+    def _weights(self, v: Tensor) -> Tensor:
+        return self.inverse @ (self.own @ v[..., None])
+
+    def along(self, v: Tensor) -> Tensor:
+        return (self.own.mT @ self._weights(v))[..., 0]
+
+    def pairs(self, v: Tensor) -> Tensor:
+        return (self.more.mT @ self._weights(v))[..., 0]
+
+    def back(self, w: Tensor) -> Tensor:
+        return (self.own.mT @ (self.inverse @ (self.more @ w[..., None])))[..., 0]
+
+
+def take(memory: Any, kept: Tensor) -> Any:
+    """A state of all factors of a batch, of some items of it."""
+    if memory is None:
+        return None
+    parts = (memory.structures, memory.weights, memory.used)
+    return active_set.State(*(part.unflatten(0, (len(kept), -1))[kept].flatten(0, 1) for part in parts))
+
+
+def never(factor: Factor) -> Tensor:
+    """(d) variables that no structure of a factor has, whatever their scores."""
+    return factor.flat(torch.zeros(1, factor.variables)).unary[0] == -torch.inf
+
+
+def _same(place: Place) -> Tensor:
+    return torch.arange(place.factor.variables)
+
+
+def _none(place: Place) -> Tensor:
+    return torch.zeros(place.factor.variables, dtype=torch.bool)
+
+
+def _count(factor: Any) -> tuple[int, int, Tensor]:
+    """The least and the most variables that are on, when some are negated."""
+    n = factor.variables
+    none, last = torch.zeros(n, dtype=torch.bool), torch.arange(n) == n - 1
+    match factor:
+        case Simplex():
+            return 1, 1, none
+        case AtMostOne():
+            return 0, 1, none
+        case Or():
+            return 1, n, none
+        case XorOut():
+            return 1, 1, last
+        case Imply():
+            return 1, n, ~last
+        case Budget():
+            return factor.k if factor.exact else 0, factor.k, none
+        case _:
+            return 0, n, none
+
+
+_KINDS: dict[type[Factor], type[Stack]] = {
+    kind: Counting for kind in (Simplex, AtMostOne, Or, XorOut, Imply, Budget, Bits)
+} | {OrOut: Outputs, AndOut: Outputs, Pair: Pairs}
+
+
+def stacked(places: list[Place], none: int) -> list[tuple[Stack, list[int]]]:
+    """Stacks of factors, and of which places."""
+    groups: dict[Any, list[int]] = {}
+    for number, place in enumerate(places):
+        kind = _KINDS.get(type(place.factor), Structured)
+        if kind is Structured:
+            # Attributes that are tensors are the same if they are one object.
+            key: Any = (type(place.factor), tuple(sorted(vars(place.factor).items())))
+        else:
+            # Up to twice as wide as need be.
+            key = (kind, (place.factor.variables - 1).bit_length())
+        groups.setdefault(key, []).append(number)
+    return [
+        (_KINDS.get(type(places[numbers[0]].factor), Structured)([places[i] for i in numbers], none), numbers)
+        for numbers in groups.values()
+    ]
