@@ -109,9 +109,8 @@ def assignments(made: RandomGraph) -> Tensor:
 
 def all_pairs(made: RandomGraph, bits: Tensor) -> list[Tensor]:
     """(S, e) pairs that follow from assignments, of each factor that has some."""
-    return [
-        factor.pairs((bits[:, v.index] - v.negated.double()).abs()) for factor, v, _ in made.factors if factor.additional
-    ]  # fmt: skip
+    own = [(factor, (bits[:, v.index] - v.negated.double()).abs()) for factor, v, _ in made.factors]
+    return [factor.pairs(of) for factor, of in own if factor.additional]
 
 
 def _polytope(made: RandomGraph) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
@@ -119,7 +118,7 @@ def _polytope(made: RandomGraph) -> tuple[np.ndarray, np.ndarray, list[np.ndarra
     n, structures = len(made.u), [factor.enumerate_all().numpy() for factor, _, _ in made.factors]
     columns = n + sum(map(len, structures))
     rows, right, first = [], [], n
-    for (factor, v, _), own in zip(made.factors, structures, strict=True):
+    for (_, v, _), own in zip(made.factors, structures, strict=True):
         total = np.zeros(columns)
         total[first : first + len(own)] = 1
         rows.append(total)
@@ -138,11 +137,11 @@ def best_value(made: RandomGraph, slope: Tensor, additional: dict[Attached, Tens
     """The largest score over the local polytope; NaN where that is empty."""
     a, b, structures = _polytope(made)
     parts = [slope[item].numpy()]
-    for (factor, v, attached), own in zip(made.factors, structures, strict=True):
+    for (factor, _, attached), own in zip(made.factors, structures, strict=True):
         y = additional[attached][item].flatten().numpy() if factor.additional else np.zeros(0)
         parts.append(own[:, factor.variables :] @ y)
-    found = linprog(-np.concatenate(parts), A_eq=a, b_eq=b, bounds=(0, 1), options={"primal_feasibility_tolerance": 1e-10,
-                    "dual_feasibility_tolerance": 1e-10})  # fmt: skip
+    exact = {"primal_feasibility_tolerance": 1e-10, "dual_feasibility_tolerance": 1e-10}
+    found = linprog(-np.concatenate(parts), A_eq=a, b_eq=b, bounds=(0, 1), options=exact)
     return -found.fun if found.status == 0 else float("nan")
 
 
@@ -165,3 +164,20 @@ def outside(made: RandomGraph, found: GraphSolution, item: int) -> float:
         a = np.concatenate([own.T, np.ones((1, len(own)))])
         worst = max(worst, nnls(a, np.append(point, 1.0))[1])
     return worst
+
+
+def random_tree(
+    seed: int, factors: int = 5, kinds: tuple[str, ...] = LOGIC + STRUCTURES, most: int = 12
+) -> RandomGraph:
+    """Factors that share one variable with what was there before, at most, so without cycles."""
+    made = RandomGraph(seed, most, 0, kinds)
+    used = 1
+    for _ in range(factors):
+        factor = factor_of(kinds[made._whole(0, len(kinds))], made._whole(2, 5))
+        if used + factor.variables - 1 > most:
+            continue
+        order = torch.randperm(factor.variables, generator=made.draws)
+        index = torch.cat([torch.randint(used, (1,), generator=made.draws), torch.arange(used, used + len(order) - 1)])
+        made.attach(factor, made.u[index[order]])
+        used += factor.variables - 1
+    return made

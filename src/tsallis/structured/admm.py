@@ -13,82 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .stacks import Place, Projected, Stack, Structured, never, stacked, take
+from .layout import Layout
+from .stacks import Projected, take
 
 # Iterations between two looks at the residuals: they are read on the host.
 EVERY = 5
 # How far copies go beyond the projection: between 1 and 2.
 RELAXED = 1.6
-
-
-class Layout:
-    """Where each factor's copies are in one row of all copies, C of them.
-
-    Attributes:
-        count: n variables; number n stands for none.
-        degree: (n + 1) how many copies each has.
-        never: (n + 1) variables that can only be 0, and none.
-    """
-
-    def __init__(self, places: list[Place], count: int) -> None:
-        self.count = count
-        found = stacked(places, count)
-        self.stacks: list[Stack] = [stack for stack, _ in found]
-        self.where = {number: (s, i) for s, (_, numbers) in enumerate(found) for i, number in enumerate(numbers)}
-        flat = [torch.cat([getattr(stack, name).flatten() for stack in self.stacks]) if found else torch.zeros(0)
-                for name in ("index", "sign", "offset")]  # fmt: skip
-        self.index, self.sign, self.offset = flat[0].long(), flat[1].double(), flat[2].double()
-        self.real = (self.index < count).double()
-        self.degree = torch.zeros(count + 1, dtype=torch.float64).index_add_(0, self.index, self.real)
-        self.never = torch.zeros(count + 1, dtype=torch.bool)
-        self.never[count] = True
-        for place in places:
-            self.never[place.index[:, never(place.factor)][~place.negated[:, never(place.factor)]]] = True
-
-    def to(self, device: torch.device) -> None:
-        """Move what is looked up in every iteration."""
-        for stack in self.stacks:
-            stack.to(device)
-        for name in ("index", "sign", "offset", "real", "degree", "never"):
-            setattr(self, name, getattr(self, name).to(device))
-
-    def spread(self, v: Tensor) -> Tensor:
-        """(B, C) changes of copies with those of variables, (B, n + 1)."""
-        return self.sign * v[:, self.index]
-
-    def copies(self, z: Tensor) -> Tensor:
-        """(B, C) copies of variables."""
-        return self.spread(z) + self.offset
-
-    def gathered(self, c: Tensor) -> Tensor:
-        """(B, n + 1) the transpose of `spread`."""
-        into = c.new_zeros(len(c), self.count + 1)
-        return into.scatter_add_(1, self.index.expand(len(c), -1), self.sign * c)
-
-    def parts(self, c: Tensor) -> list[Tensor]:
-        """(B, F, w) of each stack."""
-        split = c.split([stack.index.numel() for stack in self.stacks], 1)
-        return [part.unflatten(1, stack.index.shape) for part, stack in zip(split, self.stacks, strict=True)]
-
-    def joined(self, parts: list[Tensor]) -> Tensor:
-        """(B, C) of all stacks."""
-        return torch.cat([part.flatten(1) for part in parts], 1)
-
-    def targets(self, t: Tensor, fixed: Tensor) -> list[Tensor]:
-        """What is projected: with copies of fixed variables so far out that they become 0, or 1 if negated."""
-        far = 2 * (1 + t.abs().amax(1)) if t.shape[1] else t.sum(1)
-        held, found = fixed[:, self.index], []
-        pieces = (self.parts(each) for each in (t, held, self.sign.expand_as(t)))
-        for stack, own, out, sign in zip(self.stacks, *pieces, strict=True):
-            edge = -sign * (far * own.shape[-1])[:, None, None]
-            if isinstance(stack, Structured):
-                edge = torch.where(sign > 0, -torch.inf, edge)
-            found.append(torch.where(out, edge, own))
-        return found
-
-    def rms(self, c: Tensor) -> Tensor:
-        """(B) root of the mean square of (B, C)."""
-        return ((c.square() * self.real).sum(1) / self.real.sum().clamp_min(1)).sqrt()
+# Steps adapt every so many iterations, and at the beginning only: with a fixed step the method converges.
+ADAPT, SETTLED = 10, 500
 
 
 @dataclass(frozen=True)
@@ -98,17 +31,19 @@ class Problem:
     Attributes:
         x: (B, n + 1) scores, 0 where fixed.
         fixed: (B, n + 1) which variables are 0.
+        held: (B, C) which copies are of such.
         y: (B, F, e) scores of pairs, of each stack.
         curved: the weight of the quadratic: 1, or 0 for a linear programme.
     """
 
     x: Tensor
     fixed: Tensor
+    held: Tensor
     y: list[Tensor]
     curved: float = 1.0
 
     def take(self, kept: Tensor) -> Problem:
-        return Problem(self.x[kept], self.fixed[kept], [y[kept] for y in self.y], self.curved)
+        return Problem(self.x[kept], self.fixed[kept], self.held[kept], [y[kept] for y in self.y], self.curved)
 
 
 @dataclass
@@ -169,8 +104,8 @@ def solve(layout: Layout, problem: Problem, point: Point, max_iter: int, tol: fl
     for number in range(1, max_iter + 1):
         if not len(rows):
             break
-        found = _project(layout, layout.targets(given - u, local.fixed), local.y, rho, memory)
-        mu = layout.joined([part.mu for part in found])
+        found = _project(layout, layout.targets(given - u, local.held), local.y, rho, memory)
+        mu = layout.joined(z, [part.mu for part in found])
         memory = [part.memory for part in found]
         ahead = RELAXED * mu + (1 - RELAXED) * given
         z = _step(local, layout.gathered(ahead + u - layout.offset), layout.degree, rho)
@@ -194,9 +129,9 @@ def solve(layout: Layout, problem: Problem, point: Point, max_iter: int, tol: fl
 
 def _adapted(number: int, primal: Tensor, dual: Tensor, rho: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
     """Steps twice as large where copies lag behind, half as large where variables do."""
-    if number % (2 * EVERY):
+    if number % ADAPT or number > SETTLED:
         return rho, u
-    factor = torch.where(primal > 10 * dual, 2.0, torch.where(dual > 10 * primal, 0.5, 1.0))[:, None]
+    factor = torch.where(primal > 5 * dual, 2.0, torch.where(dual > 5 * primal, 0.5, 1.0))[:, None]
     new = (rho * factor).clamp(1e-3, 1e3)
     return new, u * (rho / new)
 
@@ -204,6 +139,6 @@ def _adapted(number: int, primal: Tensor, dual: Tensor, rho: Tensor, u: Tensor) 
 def finish(layout: Layout, problem: Problem, solved: Solved) -> Solved:
     """With copies for where each item ended, whatever others did."""
     point = solved.point
-    solved.targets = layout.targets(layout.copies(point.z) - point.u, problem.fixed)
+    solved.targets = layout.targets(layout.copies(point.z) - point.u, problem.held)
     solved.found = _project(layout, solved.targets, problem.y, point.rho, [None] * len(layout.stacks))
     return solved

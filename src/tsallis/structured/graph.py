@@ -4,59 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ..core.errors import ParameterError, ShapeError
 from ..core.inputs import check_tensor, is_integer, is_number
-from ..core.status import Outcome, Result
-from . import admm
 from .factor import Factor
-from .graph_gradients import Moved, Tangent
-from .stacks import Place, Structured
+from .layout import Layout
+from .relaxation import GraphSolution, Options, relaxed
+from .stacks import Place
 from .variables import Attached, Variables, bound
-
-
-@dataclass(frozen=True)
-class GraphSolution:
-    """Marginals of a factor graph. `solution[v]` are those of variables v, or of any part of them.
-
-    Attributes:
-        marginals: (B, n) of all variables in the order of their declaration, differentiable.
-        primal_residual: (B) root of the mean square of what factors and variables differ by.
-        dual_residual: (B) the same of what is left of the conditions of optimality.
-        iterations: (B), 0 where no variable is shared.
-        integral: (B) whether all marginals are 0 or 1: then they are the best assignment too, for `solve_map`.
-        result: what happened in each item.
-        pairs_of: (B, F, e) of each stack of factors; see `pairs`.
-        point: where it ended, for `init`.
-        layout: of the graph.
-    """
-
-    marginals: Tensor
-    primal_residual: Tensor
-    dual_residual: Tensor
-    iterations: Tensor
-    integral: Tensor
-    result: Result
-    pairs_of: tuple[Tensor, ...]
-    point: admm.Point
-    layout: admm.Layout
-
-    def __getitem__(self, variables: Variables) -> Tensor:
-        """(B, *shape) marginals."""
-        found = self.marginals[:, variables.index.to(self.marginals.device)]
-        return torch.where(variables.negated.to(found.device), 1 - found, found)
-
-    def pairs(self, attached: Attached) -> Tensor:
-        """(B, *lead, e) marginals of the pairs of a factor, which `FactorGraph.add` returned."""
-        s, i = self.layout.where[attached.number]
-        rows = self.layout.stacks[s].rows
-        first = sum(rows[:i])
-        found = self.pairs_of[s][:, first : first + rows[i]]
-        return found.reshape(len(found), *attached.lead, -1)
 
 
 class FactorGraph:
@@ -90,7 +48,7 @@ class FactorGraph:
         self._blocks: list[tuple[torch.Size, Tensor | None]] = []
         self._places: list[Place] = []
         self._attached: list[tuple[Attached, Tensor | None]] = []
-        self._layout: admm.Layout | None = None
+        self._layout: Layout | None = None
 
     def variables(self, given: int | tuple[int, ...] | Tensor) -> Variables:
         """New binary variables.
@@ -155,7 +113,7 @@ class FactorGraph:
         additional: Mapping[Attached, Tensor] | None = None,
         max_iter: int = 1000,
         tol: float = 1e-6,
-        step_size: float = 0.5,
+        step_size: float = 2.0,
         init: GraphSolution | None = None,
     ) -> GraphSolution:
         """LP-SparseMAP, by the alternating direction method of multipliers. Where no variable is shared, each factor is
@@ -196,7 +154,7 @@ class FactorGraph:
         additional: Mapping[Attached, Tensor] | None = None,
         max_iter: int = 10000,
         tol: float = 1e-6,
-        step_size: float = 0.5,
+        step_size: float = 2.0,
         init: GraphSolution | None = None,
     ) -> GraphSolution:
         """The best assignment, relaxed to a linear programme: `solve` without the quadratic term.
@@ -229,8 +187,8 @@ class FactorGraph:
             return self._solved(scores, additional, max_iter, tol, step_size, init, 0.0)
 
     def _solved(
-        self, scores: tuple[Tensor | None, ...], additional: Mapping[Attached, Tensor] | None, max_iter: int, tol: float,
-        step_size: float, init: GraphSolution | None, curved: float,
+        self, scores: tuple[Tensor | None, ...], additional: Mapping[Attached, Tensor] | None, max_iter: int,
+        tol: float, step_size: float, init: GraphSolution | None, curved: float,
     ) -> GraphSolution:  # fmt: skip
         if not is_integer(max_iter) or max_iter < 1:
             raise ParameterError(f"max_iter={max_iter!r}", "a whole number, 1 at least", "Choose one")
@@ -239,49 +197,14 @@ class FactorGraph:
                 raise ParameterError(f"{name}={value!r}", "a positive number", "Choose one")
         x, dtype = self._unary(scores)
         if self._layout is None:
-            self._layout = admm.Layout(self._places, self._count)
-        layout = self._layout
-        layout.to(x.device)
-        y = self._pairs(layout, x, additional or {})
-        batch = len(x)
-        if init is not None and (init.layout is not layout or len(init.marginals) != batch):
-            raise ParameterError("init of another graph or batch", f"one of this graph, {batch} items", "Start anew")
-        wanted = torch.is_grad_enabled() and (x.requires_grad or any(pairs.requires_grad for pairs in y))
-        with torch.no_grad():
-            problem, codes = _cleaned(layout, x, y, curved)
-            bad = codes != Outcome.SUCCESS
-            alone = bool((layout.degree <= 1).all()) and curved > 0
-            if alone:
-                found = _alone(layout, problem)
-            else:
-                point = admm.begin(layout, problem, step_size) if init is None else init.point
-                found = admm.solve(layout, problem, point, max_iter, tol)
-            mu = layout.joined([part.mu for part in found.found]) if layout.stacks else x.new_zeros(batch, 0)
-            total, shared = layout.gathered(mu - layout.offset), layout.degree > 0
-            whole = problem.x.clamp(0, 1) if curved else (problem.x > 0).double()
-            z = torch.where(shared, total / layout.degree.clamp_min(1), whole)
-            if alone:
-                # Exact: what a factor cannot do without is impossible.
-                against = problem.fixed & shared & ((total / layout.degree.clamp_min(1)).abs() > tol)
-                codes = torch.where(~bad & against.any(1), int(Outcome.INFEASIBLE), codes)
-                bad = codes != Outcome.SUCCESS
-            codes = torch.where(~bad & ~found.done, int(Outcome.NOT_CONVERGED), codes)
-            pairs = [part.nu for part in found.found]
-        if wanted:
-            with torch.no_grad():
-                faces = [
-                    stack.face(t, more / found.point.rho[..., None], part, found.primal + found.dual)
-                    for stack, t, more, part in zip(layout.stacks, found.targets, problem.y, found.found, strict=True)
-                ]
-                free = ~problem.fixed & (shared | ((problem.x > 0) & (problem.x < 1)))
-            moved = Moved.apply(Tangent(layout, faces, free), *(_difference(given) for given in (x, *y)))
-            z, pairs = z + moved[0], [a + b for a, b in zip(pairs, moved[1:], strict=True)]
-        z, *pairs = (torch.where(bad.view(-1, *[1] * (v.dim() - 1)), torch.nan, v).to(dtype) for v in (z, *pairs))
-        integral = ((mu * (1 - mu)).abs() <= tol).all(1) & ((whole * (1 - whole)) * ~shared == 0).all(1) & ~bad
-        return GraphSolution(
-            z[:, : self._count], *(torch.where(bad, torch.nan, r) for r in (found.primal, found.dual)),
-            found.iterations, integral, Result(codes.to(torch.int8)), tuple(pairs), found.point, layout,
-        )  # fmt: skip
+            self._layout = Layout(self._places, self._count)
+        self._layout.to(x.device)
+        y = self._pairs(self._layout, x, additional or {})
+        if init is not None and (init.layout is not self._layout or len(init.marginals) != len(x)):
+            came = f"init of another graph, or of {len(init.marginals)} items"
+            raise ParameterError(came, f"a solution of this graph, of {len(x)} items", "Start anew")
+        options = Options(int(max_iter), float(tol), float(step_size), None if init is None else init.point, curved)
+        return relaxed(self._layout, x, y, options, dtype)
 
     def _unary(self, scores: tuple[Tensor | None, ...]) -> tuple[Tensor, torch.dtype]:
         """(B, n + 1) scores of all variables, and the dtype of the result."""
@@ -304,7 +227,7 @@ class FactorGraph:
         flat = torch.cat([x.reshape(len(x), -1).double() for x in found], 1)
         return torch.nn.functional.pad(flat, (0, 1)), dtype
 
-    def _pairs(self, layout: admm.Layout, x: Tensor, given: Mapping[Attached, Tensor]) -> list[Tensor]:
+    def _pairs(self, layout: Layout, x: Tensor, given: Mapping[Attached, Tensor]) -> list[Tensor]:
         """(B, F, e) scores of pairs, of each stack."""
         if unknown := set(given) - {attached for attached, _ in self._attached}:
             raise ParameterError(f"additional of {unknown}", "factors of this graph", "Pass what add() returned")
@@ -322,39 +245,3 @@ class FactorGraph:
 
 def _dims(shape: torch.Size) -> str:
     return ", ".join(map(str, shape)) or "no more"
-
-
-def _difference(given: Tensor) -> Tensor:
-    """Zeros whose derivatives are those of the scores."""
-    return torch.where(given.isfinite(), given - given.detach(), 0.0)
-
-
-def _cleaned(layout: admm.Layout, x: Tensor, y: list[Tensor], curved: float) -> tuple[admm.Problem, Tensor]:
-    """What can be worked with, and what is wrong with each item."""
-    codes = torch.zeros(len(x), dtype=torch.int64, device=x.device)
-    flat = torch.cat([x, *(pairs.flatten(1) for pairs in y)], 1)
-    codes = torch.where((flat == torch.inf).any(1), int(Outcome.INFINITE_SCORE), codes)
-    codes = torch.where(flat.isnan().any(1), int(Outcome.NAN_SCORE), codes)
-    bad = codes != Outcome.SUCCESS
-    x = torch.where(bad[:, None], 0.0, x)
-    y = [torch.where(bad[:, None, None], 0.0, pairs) for pairs in y]
-    fixed = (x == -torch.inf) | layout.never
-    for stack, own, pairs in zip(layout.stacks, layout.targets(layout.copies(torch.zeros_like(x)), fixed), y, strict=True):
-        if isinstance(stack, Structured):
-            codes = torch.where(~bad & ~stack.possible(own, pairs), int(Outcome.INFEASIBLE), codes)
-    bad = (codes != Outcome.SUCCESS)[:, None]
-    fixed = (fixed & ~bad) | layout.never
-    y = [torch.where(bad[..., None], 0.0, pairs) for pairs in y]
-    return admm.Problem(torch.where(fixed | bad, 0.0, x), fixed, y, curved), codes
-
-
-def _alone(layout: admm.Layout, problem: admm.Problem) -> admm.Solved:
-    """Factors that share nothing: their projections of the scores."""
-    point = admm.begin(layout, problem, 1.0)
-    point.z = problem.x
-    none, never = torch.zeros_like(problem.x[:, 0]), torch.zeros(len(problem.x), dtype=torch.bool)
-    found = admm.finish(layout, problem, admm.Solved(point, none, none, none.long(), never))
-    found.done = ~never.to(none.device)
-    for part in found.found:
-        found.done = found.done if part.exact is None else found.done & part.exact
-    return found

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .admm import Layout
+from .layout import Layout
 from .stacks import Moves
 
 # What is left of the equations of V, relative to the gradient.
@@ -38,7 +38,7 @@ class Tangent:
     def __call__(self, dx: Tensor, dy: list[Tensor]) -> tuple[Tensor, ...]:
         """(dz, *dnu)."""
         back = [face.back(w) for face, w in zip(self.faces, dy, strict=True)]
-        dz = self._onto(self.free * (dx + self.layout.gathered(self.layout.joined(back)) if back else dx))
+        dz = self._onto(self.free * (dx + self.layout.gathered(self.layout.joined(dx, back))))
         moved = self.layout.parts(self.layout.spread(dz))
         return dz, *(face.pairs(v) for face, v in zip(self.faces, moved, strict=True))
 
@@ -46,7 +46,7 @@ class Tangent:
         """What variables' copies have across their faces: zero on V, and symmetric."""
         moved = self.layout.parts(self.layout.spread(v))
         across = [part - face.along(part) for face, part in zip(self.faces, moved, strict=True)]
-        return self.free * self.layout.gathered(self.layout.joined(across)) if across else torch.zeros_like(v)
+        return self.free * self.layout.gathered(self.layout.joined(v, across))
 
     def _onto(self, g: Tensor) -> Tensor:
         """P g = g - w, where w solves off w = off g in the range of off: conjugate gradients never leave it."""

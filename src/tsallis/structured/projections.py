@@ -1,7 +1,8 @@
 """Euclidean projections onto the hulls of logic factors, a stack of factors at once, with the faces they end on.
 
-Three forms are enough. Negated variables (t for 1 - t) make the others of them: exactly one with the output negated is
-`XorOut`, at least one with the inputs negated is `Imply`, `OrOut` with all negated is `AndOut`.
+Three forms are enough: bounds on how many are on, `OrOut` and `Pair`. Negated variables (t for 1 - t) make the others
+of them: exactly one with the output negated is `XorOut`, at least one with the inputs negated is `Imply`, `OrOut` with
+all negated is `AndOut`.
 """
 
 from __future__ import annotations
@@ -46,59 +47,88 @@ def _inside(x: Tensor) -> Tensor:
     return (x > 0) & (x < 1)
 
 
-def counted(t: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Face]:
-    """Nearest points with entries in [0, 1] and a sum from low to high, whole numbers (..., 1).
-
-    The entries are clamp(t - tau, 0, 1), with tau = 0 unless a bound binds.
+def counted(t: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+    """Nearest points with entries in [0, 1] and a sum from low to high, whole numbers (..., 1): they are x clamped to
+    [0, 1], where x = t - tau, with tau = 0 unless a bound binds, (..., 1). Returns x and which bind.
     """
     total = t.clamp(0, 1).sum(-1, keepdim=True)
     k = torch.minimum(torch.maximum(total, low), high)
     binds = k != total
-    moved = t - torch.where(binds, _threshold(t, k), 0.0)
-    own = _inside(moved).to(t.dtype)
-    face = Face(own, own * binds, torch.zeros_like(binds), t.new_zeros(*t.shape, 0))
-    return moved.clamp(0, 1), face
+    return t - torch.where(binds, _threshold(t, k), 0.0), binds
 
 
 def _threshold(t: Tensor, k: Tensor) -> Tensor:
     """tau with sum clamp(t - tau, 0, 1) = k, (..., 1): the sum is linear between the points t and t - 1."""
     n = t.shape[-1]
-    points, order = torch.cat([t, t - 1], -1).sort(dim=-1, descending=True)
+    less = t - 1
+    points, order = torch.cat([t, less], -1).sort(dim=-1, descending=True)
     rising = torch.where(order < n, 1.0, -1.0).to(t.dtype).cumsum(-1)
-    rise = rising[..., :-1] * (points[..., :-1] - points[..., 1:])
-    reached = torch.nn.functional.pad(rise.cumsum(-1), (1, 0))
-    last = ((reached <= k).sum(-1, keepdim=True) - 1).clamp_min(0)
-    first = points.gather(-1, last)
-    tau = first - (k - reached.gather(-1, last)) / rising.gather(-1, last).clamp_min(1.0)
-    # Once more, without the rounding of what was added up on the way.
-    inside, whole = _inside(t - tau), (t - tau >= 1).sum(-1, keepdim=True)
+    # The sum at each point but the first, where it is 0.
+    reached = (rising[..., :-1] * (points[..., :-1] - points[..., 1:])).cumsum(-1)
+    # Up to the first point at which it is k, those between 0 and 1 are the same.
+    point = points.gather(-1, (reached < k).sum(-1, keepdim=True).clamp_max(2 * n - 2) + 1)
+    point = torch.where(k > 0, point, points[..., :1])
+    # Compared with the very numbers that it is one of.
+    whole = less > point
+    inside = (t > point) & ~whole
     count = inside.sum(-1, keepdim=True)
-    exact = (torch.where(inside, t, 0.0).sum(-1, keepdim=True) + whole - k) / count.clamp_min(1)
-    return torch.where(count > 0, exact, tau)
+    tau = (torch.where(inside, t, 0.0).sum(-1, keepdim=True) + whole.sum(-1, keepdim=True) - k) / count.clamp_min(1)
+    return torch.where(count > 0, tau, point)
 
 
-def or_out(t: Tensor) -> tuple[Tensor, Face]:
-    """Nearest points with entries in [0, 1] of which the first is at least each other one, and at most their sum.
+def output(t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Nearest points at which each input is at most the output, whose negation comes first; before clamping to [0, 1].
 
-    Without the last condition inputs above a common level come down to it, and the output up: the level is the highest
-    mean of the output and the largest inputs. If the condition does not hold then, it binds, and implies the others.
+    Inputs above a common level come down to it, and the output up: the level is the highest mean of the output and the
+    largest inputs. Returns them, which are at the level, and the level (..., 1).
     """
-    out, ins = t[..., :1], t[..., 1:]
-    largest = ins.sort(dim=-1, descending=True).values.cumsum(-1)
-    sizes = torch.arange(1, t.shape[-1] + 1, dtype=t.dtype, device=t.device)
-    level = (torch.cat([out, out + largest], -1) / sizes).amax(-1, keepdim=True)
-    met = torch.cat([torch.ones_like(out, dtype=torch.bool), ins > level], -1)
-    apart = torch.where(met, level, t).clamp(0, 1)
-    binds = apart[..., 1:].sum(-1, keepdim=True) < apart[..., :1]
-    # Exactly one of the inputs and what the output is short of 1.
-    flip = torch.ones_like(sizes)
+    out, ins = 1 - t[..., :1], t[..., 1:]
+    largest = torch.cat([out, ins.sort(dim=-1, descending=True).values], -1).cumsum(-1)
+    level = (largest / torch.arange(1, t.shape[-1] + 1, dtype=t.dtype, device=t.device)).amax(-1, keepdim=True)
+    met = ins > level
+    first = torch.ones_like(out, dtype=torch.bool)
+    return torch.cat([1 - level, torch.where(met, level, ins)], -1), torch.cat([first, met], -1), level
+
+
+def logic(t: Tensor, low: Tensor, high: Tensor, outputs: int) -> Tensor:
+    """Nearest points of (..., F, n): `counted`, and the last so many rows those of `OrOut`, the negated output first.
+
+    If the output is more than the sum of its inputs when they are at most the output, then it is that sum in truth,
+    which implies the rest: exactly one of the inputs and the negated output.
+    """
+    mu = counted(t, low, high)[0].clamp(0, 1)
+    if not outputs:
+        return mu
+    apart, binds, _, _ = _outputs(t, outputs)
+    return torch.cat([mu[..., :-outputs, :], torch.where(binds, mu[..., -outputs:, :], apart)], -2)
+
+
+def _outputs(t: Tensor, outputs: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    own = t[..., -outputs:, :]
+    x, met, level = output(own)
+    apart = x.clamp(0, 1)
+    # An output of 1 - apart exceeds the inputs' sum.
+    return apart, apart.sum(-1, keepdim=True) < 1, met, level
+
+
+def logic_face(t: Tensor, low: Tensor, high: Tensor, outputs: int) -> Face:
+    """The face of `logic`."""
+    x, binds = counted(t, low, high)
+    own = _inside(x).to(t.dtype)
+    face = Face(own, own * binds, torch.zeros_like(binds), t.new_zeros(*t.shape, 0))
+    if not outputs:
+        return face
+    _, sums, met, level = _outputs(t, outputs)
+    # Together, an output's negation moves the other way.
+    flip = torch.ones_like(t[0, 0])
     flip[0] = -1
-    shift = (1 - flip) / 2
-    one = torch.ones_like(out)
-    summed, face = counted(flip * t + shift, one, one)
-    tied = torch.where(binds, flip * face.tied, (met & _inside(level)).to(t.dtype))
-    own = torch.where(binds, face.own, (~met & _inside(t)).to(t.dtype))
-    return torch.where(binds, flip * summed + shift, apart), Face(own, tied, ~binds, face.slope)
+    free, group = ~met & _inside(t[..., -outputs:, :]), flip * (met & _inside(level))
+
+    def last(counting: Tensor, alone: Tensor) -> Tensor:
+        chosen = torch.where(sums, counting[..., -outputs:, :], alone.to(counting.dtype))
+        return torch.cat([counting[..., :-outputs, :], chosen], -2)
+
+    return Face(last(face.own, free), last(face.tied, group), last(face.together, ~sums), face.slope)
 
 
 def pair(t: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Face]:

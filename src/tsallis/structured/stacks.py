@@ -11,8 +11,8 @@ from torch import Tensor
 
 from . import active_set
 from .factor import Factor, Scores
-from .logic import AndOut, AtMostOne, Bits, Budget, Imply, Or, OrOut, Pair, Simplex, XorOut
-from .projections import counted, or_out, pair
+from .logic import AndOut, AtMostOne, Budget, Imply, Or, OrOut, Simplex, XorOut
+from .projections import logic, logic_face, pair
 
 # Structures asked for in one projection at most: the next one goes on from there.
 INNER = 30
@@ -73,6 +73,10 @@ class Stack(ABC):
         self.sign, self.offset = 1 - 2 * off, off
         self.rows = [len(place.index) for place in places]
 
+    def reach(self) -> Tensor:
+        """(F, w) how far out copies go that have to be 0, or 1 if negated: further than is worth any other."""
+        return -2 * self.sign * self.sign.shape[1]
+
     def to(self, device: torch.device) -> None:
         """Move what is looked up in every iteration."""
         for name, value in vars(self).items():
@@ -88,36 +92,25 @@ class Stack(ABC):
         """How the projection moves; slack (B) is what t may be off by."""
 
 
-class Counting(Stack):
-    """Bounds on how many variables are on."""
+class Logic(Stack):
+    """Bounds on how many variables are on; the last rows are `OrOut` and `AndOut`, the output first and negated."""
 
     def __init__(self, places: list[Place], none: int) -> None:
         rules = [_count(place.factor) for place in places]
-        super().__init__(places, none, [flip for _, _, flip in rules], [_same(place) for place in places])
+        outs = [isinstance(place.factor, OrOut | AndOut) for place in places]
+        order = [_same(place).roll(int(out)) for place, out in zip(places, outs, strict=True)]
+        super().__init__(places, none, [flip for _, _, flip in rules], order)
         rows = torch.tensor(self.rows)
         self.low, self.high = (
             torch.tensor([rule[i] for rule in rules]).double().repeat_interleave(rows)[:, None] for i in (0, 1)
         )
+        self.outputs = sum(count for count, out in zip(self.rows, outs, strict=True) if out)
 
     def project(self, t: Tensor, y: Tensor, memory: Any = None) -> Projected:
-        return Projected(counted(t, self.low, self.high)[0], y)
+        return Projected(logic(t, self.low, self.high, self.outputs), y)
 
     def face(self, t: Tensor, y: Tensor, found: Projected, slack: Tensor) -> Moves:
-        return counted(t, self.low, self.high)[1]
-
-
-class Outputs(Stack):
-    """`OrOut` and `AndOut`, the output first."""
-
-    def __init__(self, places: list[Place], none: int) -> None:
-        negate = [torch.full((place.factor.variables,), isinstance(place.factor, AndOut)) for place in places]
-        super().__init__(places, none, negate, [_same(place).roll(1) for place in places])
-
-    def project(self, t: Tensor, y: Tensor, memory: Any = None) -> Projected:
-        return Projected(or_out(t)[0], y)
-
-    def face(self, t: Tensor, y: Tensor, found: Projected, slack: Tensor) -> Moves:
-        return or_out(t)[1]
+        return logic_face(t, self.low, self.high, self.outputs)
 
 
 class Pairs(Stack):
@@ -145,6 +138,9 @@ class Structured(Stack):
 
     def _scores(self, t: Tensor, y: Tensor) -> Scores:
         return Scores(t.masked_fill(self.never, -torch.inf).flatten(0, 1), y.flatten(0, 1))
+
+    def reach(self) -> Tensor:
+        return torch.where(self.sign > 0, -torch.inf, super().reach())
 
     def possible(self, t: Tensor, y: Tensor) -> Tensor:
         """(B) whether each factor has a structure that is not ruled out."""
@@ -222,34 +218,13 @@ def _count(factor: Any) -> tuple[int, int, Tensor]:
             return 0, 1, none
         case Or():
             return 1, n, none
-        case XorOut():
+        case XorOut() | OrOut():
             return 1, 1, last
+        case AndOut():
+            return 1, 1, ~last
         case Imply():
             return 1, n, ~last
         case Budget():
             return factor.k if factor.exact else 0, factor.k, none
         case _:
             return 0, n, none
-
-
-_KINDS: dict[type[Factor], type[Stack]] = {
-    kind: Counting for kind in (Simplex, AtMostOne, Or, XorOut, Imply, Budget, Bits)
-} | {OrOut: Outputs, AndOut: Outputs, Pair: Pairs}
-
-
-def stacked(places: list[Place], none: int) -> list[tuple[Stack, list[int]]]:
-    """Stacks of factors, and of which places."""
-    groups: dict[Any, list[int]] = {}
-    for number, place in enumerate(places):
-        kind = _KINDS.get(type(place.factor), Structured)
-        if kind is Structured:
-            # Attributes that are tensors are the same if they are one object.
-            key: Any = (type(place.factor), tuple(sorted(vars(place.factor).items())))
-        else:
-            # Up to twice as wide as need be.
-            key = (kind, (place.factor.variables - 1).bit_length())
-        groups.setdefault(key, []).append(number)
-    return [
-        (_KINDS.get(type(places[numbers[0]].factor), Structured)([places[i] for i in numbers], none), numbers)
-        for numbers in groups.values()
-    ]
