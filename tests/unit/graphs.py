@@ -7,9 +7,11 @@ import torch
 from scipy.optimize import linprog, nnls
 from torch import Tensor
 
+from tsallis.core.inputs import check_tensor
 from tsallis.structured import (
     AndOut,
     AtMostOne,
+    Attached,
     Bits,
     Budget,
     Factor,
@@ -22,9 +24,11 @@ from tsallis.structured import (
     Pair,
     Sequence,
     Simplex,
+    Variables,
     XorOut,
+    active_set,
 )  # fmt: skip
-from tsallis.structured.variables import Attached, Variables
+from tsallis.structured.factor import Scores
 
 LOGIC = ("simplex", "most", "or", "xor", "or out", "and", "imply", "pair", "budget", "exact", "bits")
 STRUCTURES = ("sequence", "matching")
@@ -181,3 +185,23 @@ def random_tree(
         made.attach(factor, made.u[index[order]])
         used += factor.variables - 1
     return made
+
+
+class Joint(Factor):
+    """Assignments of a whole graph as one factor: what trees of factors are compared with."""
+
+    def __init__(self, made: RandomGraph) -> None:
+        bits = assignments(made)
+        self.every = torch.cat([bits, *all_pairs(made, bits)], 1)
+        self.variables, self.natural = len(made.u), (len(made.u),)
+        self.additional = self.every.shape[1] - self.variables
+
+    def best(self, scores: Scores) -> Tensor:
+        x = torch.cat([scores.unary, scores.additional], 1)
+        return self.every[active_set.values(self.every[None], x).argmax(1)]
+
+    def enumerate_all(self) -> Tensor:
+        return self.every
+
+    def _pairs(self, x: Tensor, more: object) -> Tensor:
+        return x.new_zeros(len(x), 0, dtype=torch.float64) if more is None else check_tensor(more, "additional")

@@ -73,10 +73,20 @@ class Solved:
     found: list[Projected] = field(default_factory=list)
 
 
-def begin(layout: Layout, problem: Problem, rho: float) -> Point:
-    """At the scores, without multipliers."""
+def size(problem: Problem) -> Tensor:
+    """(B, 1) that of most scores, of variables or of pairs: some may be masks."""
+    most = torch.zeros_like(problem.x[:, :1])
+    for scores in (torch.where(problem.fixed, torch.nan, problem.x), *(y.flatten(1) for y in problem.y)):
+        if scores.numel():
+            middle = torch.where(scores.isfinite(), scores.abs(), torch.nan).nanmedian(1, keepdim=True).values
+            most = torch.maximum(most, middle.nan_to_num(0.0))
+    return most
+
+
+def begin(layout: Layout, problem: Problem, step_size: float) -> Point:
+    """At the scores, without multipliers; steps are in proportion to scores."""
     z = torch.where(problem.fixed, 0.0, problem.x.clamp(0, 1))
-    return Point(z, z.new_zeros(len(z), len(layout.index)), z.new_full((len(z), 1), rho))
+    return Point(z, z.new_zeros(len(z), len(layout.index)), step_size * size(problem).clamp_min(1.0))
 
 
 def _project(layout: Layout, targets: list[Tensor], y: list[Tensor], rho: Tensor, memory: list[Any]) -> list[Projected]:
@@ -132,7 +142,7 @@ def _adapted(number: int, primal: Tensor, dual: Tensor, rho: Tensor, u: Tensor) 
     if number % ADAPT or number > SETTLED:
         return rho, u
     factor = torch.where(primal > 5 * dual, 2.0, torch.where(dual > 5 * primal, 0.5, 1.0))[:, None]
-    new = (rho * factor).clamp(1e-3, 1e3)
+    new = (rho * factor).clamp(1e-3, 1e12)
     return new, u * (rho / new)
 
 

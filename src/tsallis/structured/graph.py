@@ -76,8 +76,10 @@ class FactorGraph:
         first, self._count = self._count, self._count + math.prod(shape)
         self._blocks.append((shape, scores))
         self._layout = None
-        index = torch.arange(first, self._count).reshape(shape)
-        return Variables(self, index, torch.zeros(shape, dtype=torch.bool))
+        # What is made in inference mode could take no part in gradients later.
+        with torch.inference_mode(False):
+            index = torch.arange(first, self._count).reshape(shape)
+            return Variables(self, index, torch.zeros(shape, dtype=torch.bool))
 
     def add(self, factor: Factor, *variables: Variables, additional: Tensor | None = None) -> Attached:
         """Attach a factor to variables of this graph.
@@ -100,7 +102,8 @@ class FactorGraph:
             raise ParameterError(f"{factor!r}", 'a factor with geometry "on"', "Pass one, with scores (x + 1)/2")
         if not variables or not all(isinstance(v, Variables) and v.graph is self for v in variables):
             raise ParameterError(f"variables {variables!r}", "variables of this graph", "Declare them with variables()")
-        flat, lead = bound(factor, variables)
+        with torch.inference_mode(False):
+            flat, lead = bound(factor, variables)
         attached = Attached(factor, len(self._places), lead)
         self._places.append(Place(factor, flat.index, flat.negated))
         self._attached.append((attached, additional))
@@ -197,7 +200,8 @@ class FactorGraph:
                 raise ParameterError(f"{name}={value!r}", "a positive number", "Choose one")
         x, dtype = self._unary(scores)
         if self._layout is None:
-            self._layout = Layout(self._places, self._count)
+            with torch.inference_mode(False):
+                self._layout = Layout(self._places, self._count)
         self._layout.to(x.device)
         y = self._pairs(self._layout, x, additional or {})
         if init is not None and (init.layout is not self._layout or len(init.marginals) != len(x)):
@@ -224,7 +228,7 @@ class FactorGraph:
         dtype = found[0].dtype
         for x in found:
             dtype = torch.promote_types(dtype, x.dtype)
-        flat = torch.cat([x.reshape(len(x), -1).double() for x in found], 1)
+        flat = torch.cat([x.reshape(len(x), math.prod(x.shape[1:])).double() for x in found], 1)
         return torch.nn.functional.pad(flat, (0, 1)), dtype
 
     def _pairs(self, layout: Layout, x: Tensor, given: Mapping[Attached, Tensor]) -> list[Tensor]:

@@ -23,6 +23,11 @@ from .stacks import Moves
 TOLERANCE = 1e-9
 
 
+def _most(variables: int) -> int:
+    """Steps of conjugate gradients: as many as there are variables would do without rounding."""
+    return 2 * variables + 10
+
+
 class Tangent:
     """The map above.
 
@@ -53,8 +58,7 @@ class Tangent:
         v, rest = g.clone(), self._off(g)
         step, size = rest, rest.square().sum(1)
         small = TOLERANCE**2 * g.square().sum(1)
-        # As many as there are variables would do without rounding.
-        for _ in range(2 * g.shape[1] + 10):
+        for _ in range(_most(g.shape[1])):
             live = size > small
             if not bool(live.any()):
                 return v

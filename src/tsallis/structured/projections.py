@@ -120,7 +120,7 @@ def logic_face(t: Tensor, low: Tensor, high: Tensor, outputs: int) -> Face:
         return face
     _, sums, met, level = _outputs(t, outputs)
     # Together, an output's negation moves the other way.
-    flip = torch.ones_like(t[0, 0])
+    flip = t.new_ones(t.shape[-1])
     flip[0] = -1
     free, group = ~met & _inside(t[..., -outputs:, :]), flip * (met & _inside(level))
 

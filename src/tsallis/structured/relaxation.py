@@ -52,7 +52,7 @@ class GraphSolution:
         rows = self.layout.stacks[s].rows
         first = sum(rows[:i])
         found = self.pairs_of[s][:, first : first + rows[i]]
-        return found.reshape(len(found), *attached.lead, -1)
+        return found.reshape(len(found), *attached.lead, found.shape[-1])
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,14 @@ def _cleaned(layout: Layout, x: Tensor, y: list[Tensor], curved: float) -> tuple
     bad = (codes != Outcome.SUCCESS)[:, None]
     fixed = (fixed & ~bad) | layout.never
     y = [torch.where(bad[..., None], 0.0, pairs) for pairs in y]
-    return admm.Problem(torch.where(fixed | bad, 0.0, x), fixed, fixed[:, layout.index], y, curved), codes
+    problem = admm.Problem(torch.where(fixed | bad, 0.0, x), fixed, fixed[:, layout.index], y, curved)
+    if curved:
+        return problem, codes
+    # Of a linear programme the size of scores is of no matter.
+    size = admm.size(problem)
+    size = torch.where(size > 0, size, 1.0)
+    y = [pairs / size[..., None] for pairs in y]
+    return admm.Problem(problem.x / size, fixed, problem.held, y, curved), codes
 
 
 def _alone(layout: Layout, problem: admm.Problem) -> admm.Solved:

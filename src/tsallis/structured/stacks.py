@@ -154,24 +154,24 @@ class Structured(Stack):
         state = active_set.start(self.factor.best(scores)) if memory is None else memory
         found = active_set.solve(self.factor.best, scores, state, INNER if memory is not None else 1000, 1e-12)
         state = active_set.compact(found.state)
-        both = torch.einsum("bs,bsd->bd", state.weights, state.structures).view(*t.shape[:2], -1)
-        mu, nu = both.tensor_split([self.factor.variables], -1)
+        both = torch.einsum("bs,bsd->bd", state.weights, state.structures)
+        mu, nu = both.unflatten(0, t.shape[:2]).tensor_split([self.factor.variables], -1)
         return Projected(mu, nu, state, found.done.view(t.shape[:2]).all(1))
 
     def face(self, t: Tensor, y: Tensor, found: Projected, slack: Tensor) -> Moves:
-        scores, batch = self._scores(t, y), len(t)
+        scores = self._scores(t, y)
         gap = (slack.square() / 2).repeat_interleave(t.shape[1])
-        return Hull(self.factor.variables, active_set.whole_face(self.factor, scores, found.memory, gap), batch)
+        return Hull(self.factor.variables, active_set.whole_face(self.factor, scores, found.memory, gap), t.shape[:2])
 
 
 class Hull:
     """Directions of the affine hull of structures."""
 
-    def __init__(self, d: int, state: active_set.State, batch: int) -> None:
+    def __init__(self, d: int, state: active_set.State, rows: torch.Size) -> None:
         inverse = torch.linalg.inv_ex(active_set.bordered(state, d))[0][:, :-1, :-1]
         inverse = inverse * state.used[:, None] * state.used[..., None]
-        self.inverse = inverse.unflatten(0, (batch, -1))
-        self.own, self.more = state.structures.unflatten(0, (batch, -1)).tensor_split([d], -1)
+        self.inverse = inverse.unflatten(0, rows)
+        self.own, self.more = state.structures.unflatten(0, rows).tensor_split([d], -1)
 
     def _weights(self, v: Tensor) -> Tensor:
         return self.inverse @ (self.own @ v[..., None])
@@ -191,7 +191,9 @@ def take(memory: Any, kept: Tensor) -> Any:
     if memory is None:
         return None
     parts = (memory.structures, memory.weights, memory.used)
-    return active_set.State(*(part.unflatten(0, (len(kept), -1))[kept].flatten(0, 1) for part in parts))
+    return active_set.State(
+        *(part.unflatten(0, (len(kept), len(part) // len(kept)))[kept].flatten(0, 1) for part in parts)
+    )
 
 
 def never(factor: Factor) -> Tensor:
