@@ -226,6 +226,32 @@ def test_trees_leave_words_out_of_their_own_heads() -> None:
     assert torch.allclose(found[arcs].sum(1), torch.ones(4, 3).double(), atol=1e-6)
 
 
+def test_factors_of_ones_own() -> None:
+    """Whose kind is not known: by their best structures, with the derivatives they declare."""
+
+    class Coins(Bits):
+        pass
+
+    class Few(Budget):
+        pass
+
+    x = _normal(4, 6).requires_grad_()
+    results, slopes = [], []
+    for bits, few in ((Coins, Few), (Bits, Budget)):
+        graph = FactorGraph()
+        u = graph.variables(6)
+        graph.add(bits(6), u)
+        graph.add(few(4, 1), u[:4])
+        graph.add(few(4, 2), u[2:])
+        found = graph.solve(x, tol=1e-9)
+        assert found.result.ok
+        results.append(found[u])
+        slopes.append(torch.autograd.grad((found[u] * torch.arange(6)).sum(), x)[0])
+    assert torch.allclose(results[0], results[1], atol=1e-6)
+    assert torch.allclose(slopes[0], slopes[1], atol=1e-6)
+    assert bool(slopes[1].any())
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.int64])
 def test_dtypes(dtype: torch.dtype) -> None:
     graph, u = _grid(3)

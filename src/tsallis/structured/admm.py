@@ -14,10 +14,12 @@ import torch
 from torch import Tensor
 
 from .layout import Layout
-from .stacks import Projected, take
+from .stacks import Projected, take, together
 
 # Iterations between two looks at the residuals: they are read on the host.
 EVERY = 5
+# Structures asked for in a projection at most, since the next goes on from there; and in the last one.
+INNER, EXACTLY = 5, 1000
 # How far copies go beyond the projection: between 1 and 2.
 RELAXED = 1.6
 # Steps adapt every so many iterations, and at the beginning only: with a fixed step the method converges.
@@ -89,9 +91,11 @@ def begin(layout: Layout, problem: Problem, step_size: float) -> Point:
     return Point(z, z.new_zeros(len(z), len(layout.index)), step_size * size(problem).clamp_min(1.0))
 
 
-def _project(layout: Layout, targets: list[Tensor], y: list[Tensor], rho: Tensor, memory: list[Any]) -> list[Projected]:
+def _project(
+    layout: Layout, targets: list[Tensor], y: list[Tensor], rho: Tensor, memory: list[Any], limit: int = INNER
+) -> list[Projected]:
     each = zip(layout.stacks, targets, y, memory, strict=True)
-    return [stack.project(t, pairs / rho[..., None], kept) for stack, t, pairs, kept in each]
+    return [stack.project(t, pairs / rho[..., None], kept, limit) for stack, t, pairs, kept in each]
 
 
 def _step(problem: Problem, total: Tensor, degree: Tensor, rho: Tensor) -> Tensor:
@@ -110,7 +114,7 @@ def solve(layout: Layout, problem: Problem, point: Point, max_iter: int, tol: fl
     end = point.take(torch.arange(batch, device=done.device))
     rows, memory = torch.arange(batch, device=done.device), [None] * len(layout.stacks)
     z, u, rho, local = point.z, point.u, point.rho, problem
-    given = layout.copies(z)
+    given, ended = layout.copies(z), []
     for number in range(1, max_iter + 1):
         if not len(rows):
             break
@@ -132,9 +136,14 @@ def solve(layout: Layout, problem: Problem, point: Point, max_iter: int, tol: fl
         rho, u = _adapted(number, here, there, rho, u)
         if bool(good.any()):
             kept = ~good
+            ended.append((rows[good], [take(state, good) for state in memory]))
             rows, z, u, rho, given, local = rows[kept], z[kept], u[kept], rho[kept], given[kept], local.take(kept)
             memory = [take(state, kept) for state in memory]
-    return finish(layout, problem, Solved(end, primal, dual, iterations, done))
+    ended.append((rows, memory))
+    order = torch.cat([own for own, _ in ended]).argsort()
+    sizes = [len(own) for own, _ in ended]
+    memory = [together([states[i] for _, states in ended], sizes, order) for i in range(len(layout.stacks))]
+    return finish(layout, problem, Solved(end, primal, dual, iterations, done), memory)
 
 
 def _adapted(number: int, primal: Tensor, dual: Tensor, rho: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
@@ -146,9 +155,11 @@ def _adapted(number: int, primal: Tensor, dual: Tensor, rho: Tensor, u: Tensor) 
     return new, u * (rho / new)
 
 
-def finish(layout: Layout, problem: Problem, solved: Solved) -> Solved:
+def finish(layout: Layout, problem: Problem, solved: Solved, memory: list[Any]) -> Solved:
     """With copies for where each item ended, whatever others did."""
     point = solved.point
     solved.targets = layout.targets(layout.copies(point.z) - point.u, problem.held)
-    solved.found = _project(layout, solved.targets, problem.y, point.rho, [None] * len(layout.stacks))
+    solved.found = _project(layout, solved.targets, problem.y, point.rho, memory, EXACTLY)
+    for part in solved.found:
+        solved.done = solved.done if part.exact is None else solved.done & part.exact
     return solved

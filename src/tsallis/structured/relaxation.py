@@ -153,11 +153,9 @@ def _cleaned(layout: Layout, x: Tensor, y: list[Tensor], curved: float) -> tuple
 
 def _alone(layout: Layout, problem: admm.Problem) -> admm.Solved:
     """Factors that share nothing: their projections of the scores."""
-    point = admm.begin(layout, problem, 1.0)
-    point.z = problem.x
-    none, never = torch.zeros_like(problem.x[:, 0]), torch.zeros(len(problem.x), dtype=torch.bool)
-    found = admm.finish(layout, problem, admm.Solved(point, none, none, none.long(), never))
-    found.done = ~never.to(none.device)
-    for part in found.found:
-        found.done = found.done if part.exact is None else found.done & part.exact
-    return found
+    x = problem.x
+    point = admm.Point(x, x.new_zeros(len(x), len(layout.index)), torch.ones_like(x[:, :1]))
+    none = torch.zeros_like(x[:, 0])
+    return admm.finish(
+        layout, problem, admm.Solved(point, none, none, none.long(), none == 0), [None] * len(layout.stacks)
+    )

@@ -12,10 +12,10 @@ from torch import Tensor
 from . import active_set
 from .factor import Factor, Scores
 from .logic import AndOut, AtMostOne, Budget, Imply, Or, OrOut, Simplex, XorOut
-from .projections import logic, logic_face, pair
+from .projections import Face, logic, logic_face, pair
 
-# Structures asked for in one projection at most: the next one goes on from there.
-INNER = 30
+# The gap of projections by the active set.
+TOLERANCE = 1e-12
 
 
 @dataclass(frozen=True)
@@ -84,8 +84,8 @@ class Stack(ABC):
                 setattr(self, name, value.to(device))
 
     @abstractmethod
-    def project(self, t: Tensor, y: Tensor, memory: Any = None) -> Projected:
-        """Nearest points to t (B, F, w), with scores of pairs y (B, F, e)."""
+    def project(self, t: Tensor, y: Tensor, memory: Any, limit: int) -> Projected:
+        """Nearest points to t (B, F, w), with scores of pairs y (B, F, e); from a memory, by `limit` structures."""
 
     @abstractmethod
     def face(self, t: Tensor, y: Tensor, found: Projected, slack: Tensor) -> Moves:
@@ -106,7 +106,7 @@ class Logic(Stack):
         )
         self.outputs = sum(count for count, out in zip(self.rows, outs, strict=True) if out)
 
-    def project(self, t: Tensor, y: Tensor, memory: Any = None) -> Projected:
+    def project(self, t: Tensor, y: Tensor, memory: Any, limit: int) -> Projected:
         return Projected(logic(t, self.low, self.high, self.outputs), y)
 
     def face(self, t: Tensor, y: Tensor, found: Projected, slack: Tensor) -> Moves:
@@ -121,7 +121,7 @@ class Pairs(Stack):
     def __init__(self, places: list[Place], none: int) -> None:
         super().__init__(places, none, [_none(place) for place in places], [_same(place) for place in places])
 
-    def project(self, t: Tensor, y: Tensor, memory: Any = None) -> Projected:
+    def project(self, t: Tensor, y: Tensor, memory: Any, limit: int) -> Projected:
         return Projected(*pair(t, y)[:2])
 
     def face(self, t: Tensor, y: Tensor, found: Projected, slack: Tensor) -> Moves:
@@ -149,10 +149,10 @@ class Structured(Stack):
         value = active_set.values(self.factor.best(scores)[:, None], x)
         return (value > -torch.inf).view(t.shape[:2]).all(1)
 
-    def project(self, t: Tensor, y: Tensor, memory: Any = None) -> Projected:
+    def project(self, t: Tensor, y: Tensor, memory: Any, limit: int) -> Projected:
         scores = self._scores(t, y)
         state = active_set.start(self.factor.best(scores)) if memory is None else memory
-        found = active_set.solve(self.factor.best, scores, state, INNER if memory is not None else 1000, 1e-12)
+        found = active_set.solve(self.factor.best, scores, state, limit, TOLERANCE)
         state = active_set.compact(found.state)
         both = torch.einsum("bs,bsd->bd", state.weights, state.structures)
         mu, nu = both.unflatten(0, t.shape[:2]).tensor_split([self.factor.variables], -1)
@@ -160,7 +160,12 @@ class Structured(Stack):
 
     def face(self, t: Tensor, y: Tensor, found: Projected, slack: Tensor) -> Moves:
         scores = self._scores(t, y)
-        gap = (slack.square() / 2).repeat_interleave(t.shape[1])
+        slopes = self.factor.slopes(scores.unary)
+        if slopes is not None:
+            own = slopes.view_as(t)
+            none = torch.zeros_like(own)
+            return Face(own, none, none[..., :1].bool(), none.new_zeros(*own.shape, self.additional))
+        gap = (slack.square() / 2 + TOLERANCE).repeat_interleave(t.shape[1])
         return Hull(self.factor.variables, active_set.whole_face(self.factor, scores, found.memory, gap), t.shape[:2])
 
 
@@ -186,14 +191,30 @@ class Hull:
         return (self.own.mT @ (self.inverse @ (self.more @ w[..., None])))[..., 0]
 
 
+def _parts(memory: active_set.State, batch: int) -> list[Tensor]:
+    parts = (memory.structures, memory.weights, memory.used)
+    return [part.unflatten(0, (batch, len(part) // max(batch, 1))) for part in parts]
+
+
 def take(memory: Any, kept: Tensor) -> Any:
     """A state of all factors of a batch, of some items of it."""
     if memory is None:
         return None
-    parts = (memory.structures, memory.weights, memory.used)
-    return active_set.State(
-        *(part.unflatten(0, (len(kept), len(part) // len(kept)))[kept].flatten(0, 1) for part in parts)
-    )
+    return active_set.State(*(part[kept].flatten(0, 1) for part in _parts(memory, len(kept))))
+
+
+def together(memories: list[Any], sizes: list[int], order: Tensor) -> Any:
+    """The states of several batches as that of one, in another order."""
+    if all(memory is None for memory in memories):
+        return None
+    found = [(memory, size) for memory, size in zip(memories, sizes, strict=True) if size]
+    slots = max((memory.used.shape[1] for memory, _ in found), default=1)
+    parts: list[list[Tensor]] = [[], [], []]
+    for memory, size in found:
+        more = slots - memory.used.shape[1]
+        for joined, part in zip(parts, _parts(memory, size), strict=True):
+            joined.append(torch.nn.functional.pad(part, (0, 0, 0, more) if part.dim() == 4 else (0, more)))
+    return active_set.State(*(torch.cat(part)[order].flatten(0, 1) for part in parts)) if found else None
 
 
 def never(factor: Factor) -> Tensor:
