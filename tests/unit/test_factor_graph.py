@@ -65,7 +65,7 @@ def _joined(*parts: tuple[Tensor, dict[Attached, Tensor]]) -> tuple[Tensor, dict
 @pytest.mark.parametrize("factor", EVERY, ids=repr)
 def test_a_single_factor_is_solved_exactly(factor: Factor, negate: bool) -> None:
     """As by the active set, in value and gradient, with ties and without; also of two that share nothing."""
-    d, batch = factor.variables, 40
+    d, batch = factor.variables, 10 if isinstance(factor, DependencyTree) else 40
     flip = (torch.rand(d, generator=torch.Generator().manual_seed(1)) < 0.5 if negate else torch.zeros(d)).bool()
     if isinstance(factor, DependencyTree) and negate:
         flip[:] = False
@@ -160,8 +160,8 @@ def _check_loopy(seeds: range, kinds: tuple[str, ...], factors: int = 6, variabl
 
 
 def test_loopy_graphs_are_certified() -> None:
-    solved, impossible, short = _check_loopy(range(40), LOGIC)
-    assert solved > 90
+    solved, impossible, short = _check_loopy(range(34), LOGIC)
+    assert solved > 80
     assert impossible
     assert short <= 0.05 * solved
     solved, _, short = _check_loopy(range(100, 103), LOGIC + STRUCTURES)
@@ -205,7 +205,7 @@ def test_rows_and_columns_are_doubly_stochastic() -> None:
 def test_gradients_are_those_of_finite_differences(tied: bool) -> None:
     """Along directions in which the solution is differentiable; of marginals and pairs, by all scores."""
     checked, worst, sizes = 0, 0.0, 0.0
-    for seed in range(24):
+    for seed in range(16):
         made = RandomGraph(seed, 8, 5, LOGIC if seed % 4 else LOGIC + STRUCTURES)
         if not len(assignments(made)):
             continue
@@ -232,7 +232,7 @@ def test_gradients_are_those_of_finite_differences(tied: bool) -> None:
         checked += int(smooth.sum())
         worst = max([worst, *(ours - (left + right) / 2)[smooth].abs().tolist()])
         sizes = max([sizes, *ours[smooth].abs().tolist()])
-    assert checked > (5 if tied else 25)
+    assert checked > (5 if tied else 20)
     assert worst < 1e-5
     assert sizes > 1
 

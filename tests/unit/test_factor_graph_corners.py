@@ -299,6 +299,11 @@ def test_modes_of_torch() -> None:
         (lambda g, u: g.solve(torch.zeros(2, 4, 4), init=g.solve(torch.zeros(3, 4, 4))), ParameterError, "2 items"),
         (lambda g, u: g.solve(torch.zeros(2, 4, 4), additional={_grid()[0].add(Pair(), *u[0, :2]): 0}), ParameterError,
          "this graph"),
+        (lambda g, u: g.solve(torch.zeros(2, 4, 4))[FactorGraph().variables(2)], ParameterError, "another graph"),
+        (lambda g, u: _grid()[0].solve(torch.zeros(2, 4, 4)).pairs(g.add(Pair(), *u[0, :2])), ParameterError,
+         "another graph"),
+        (lambda g, u: g.solve(torch.zeros(2, 4, 4), additional={g.add(Simplex(4), u[0]): torch.zeros(2)}), ShapeError,
+         "none"),
     ],
 )  # fmt: skip
 def test_errors_say_what_to_do(make: Any, error: type[Exception], words: str) -> None:

@@ -104,7 +104,7 @@ class FactorGraph:
             raise ParameterError(f"variables {variables!r}", "variables of this graph", "Declare them with variables()")
         with torch.inference_mode(False):
             flat, lead = bound(factor, variables)
-        attached = Attached(factor, len(self._places), lead)
+        attached = Attached(self, factor, len(self._places), lead)
         self._places.append(Place(factor, flat.index, flat.negated))
         self._attached.append((attached, additional))
         self._layout = None
@@ -201,7 +201,7 @@ class FactorGraph:
         x, dtype = self._unary(scores)
         if self._layout is None:
             with torch.inference_mode(False):
-                self._layout = Layout(self._places, self._count)
+                self._layout = Layout(self, self._places, self._count)
         self._layout.to(x.device)
         y = self._pairs(self._layout, x, additional or {})
         if init is not None and (init.layout is not self._layout or len(init.marginals) != len(x)):
@@ -236,14 +236,17 @@ class FactorGraph:
         if unknown := set(given) - {attached for attached, _ in self._attached}:
             raise ParameterError(f"additional of {unknown}", "factors of this graph", "Pass what add() returned")
         parts: list[list[Tensor]] = [[] for _ in layout.stacks]
-        each = sorted(self._attached, key=lambda one: layout.where[one[0].number])
-        for attached, default in each:
+        for attached, default in sorted(self._attached, key=lambda one: layout.where[one[0].number]):
             own, factor, batch = given.get(attached, default), attached.factor, len(x)
-            rows = math.prod(attached.lead)
-            if own is not None and attached.lead and own.shape[: 1 + len(attached.lead)] == (batch, *attached.lead):
+            rows, part = math.prod(attached.lead), parts[layout.where[attached.number][0]]
+            if own is None:
+                part.append(x.new_zeros(batch, rows, factor.additional))
+                continue
+            own = check_tensor(own, "additional")
+            if attached.lead and own.shape[: 1 + len(attached.lead)] == (batch, *attached.lead):
                 own = own.flatten(0, len(attached.lead))
             flat = factor.flat(x.new_zeros(batch * rows, factor.variables), own).additional
-            parts[layout.where[attached.number][0]].append(flat.view(batch, rows, factor.additional))
+            part.append(flat.view(batch, rows, factor.additional))
         return [torch.cat(part, 1) for part in parts]
 
 

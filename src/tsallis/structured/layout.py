@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .factor import Factor
 from .logic import AndOut, AtMostOne, Bits, Budget, Imply, Or, OrOut, Pair, Simplex, XorOut
 from .stacks import Logic, Pairs, Place, Stack, Structured, never
 
@@ -24,18 +25,28 @@ def stacked(places: list[Place], none: int) -> list[tuple[Stack, list[int]]]:
         elif kind is Pair:
             key = (Pairs,)
         else:
-            # Attributes that are tensors are the same if they are one object.
-            key = (Structured, kind, tuple(sorted(vars(place.factor).items())))
+            key = (Structured, kind, _attributes(place.factor))
         groups.setdefault(key, []).append(number)
     for numbers in groups.values():
         numbers.sort(key=lambda i: type(places[i].factor) in (OrOut, AndOut))
     return [(key[0]([places[i] for i in numbers], none), numbers) for key, numbers in groups.items()]
 
 
+def _attributes(factor: Factor) -> Any:
+    """The same for factors of a class that are the same; tensors are if they are one object."""
+    found = tuple(sorted(vars(factor).items()))
+    try:
+        hash(found)
+    except TypeError:
+        return id(factor)
+    return found
+
+
 class Layout:
     """Where each factor's copies are in one row of all copies, C of them.
 
     Attributes:
+        graph: whose it is.
         count: n variables; number n stands for none.
         stacks: of factors.
         where: the stack of each place, and its number there.
@@ -47,8 +58,8 @@ class Layout:
         never: (n + 1) variables that can only be 0, and none.
     """
 
-    def __init__(self, places: list[Place], count: int) -> None:
-        self.count = count
+    def __init__(self, graph: object, places: list[Place], count: int) -> None:
+        self.graph, self.count = graph, count
         found = stacked(places, count)
         self.stacks: list[Stack] = [stack for stack, _ in found]
         self.where = {number: (s, i) for s, (_, numbers) in enumerate(found) for i, number in enumerate(numbers)}

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..core.errors import ParameterError
 from ..core.status import Outcome, Result
 from . import admm
 from .graph_gradients import Moved, Tangent
@@ -43,16 +44,22 @@ class GraphSolution:
 
     def __getitem__(self, variables: Variables) -> Tensor:
         """(B, *shape) marginals."""
+        self._check(variables)
         found = self.marginals[:, variables.index.to(self.marginals.device)]
         return torch.where(variables.negated.to(found.device), 1 - found, found)
 
     def pairs(self, attached: Attached) -> Tensor:
         """(B, *lead, e) marginals of the pairs of a factor, which `FactorGraph.add` returned."""
+        self._check(attached)
         s, i = self.layout.where[attached.number]
         rows = self.layout.stacks[s].rows
         first = sum(rows[:i])
         found = self.pairs_of[s][:, first : first + rows[i]]
         return found.reshape(len(found), *attached.lead, found.shape[-1])
+
+    def _check(self, part: Variables | Attached) -> None:
+        if part.graph is not self.layout.graph:
+            raise ParameterError(f"{part!r} of another graph", "of that which was solved", "Look it up there")
 
 
 @dataclass(frozen=True)

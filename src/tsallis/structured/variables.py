@@ -63,19 +63,24 @@ class Variables:
         return f"Variables(shape={tuple(self.shape)})"
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Attached:
     """A factor in a graph, once or along leading dimensions: where scores of its pairs are given and pairs read.
 
     Attributes:
+        graph: whose it is.
         factor: which.
         number: its place in the graph.
         lead: the leading dimensions.
     """
 
+    graph: object
     factor: Factor
     number: int
     lead: torch.Size
+
+    def __repr__(self) -> str:
+        return f"Attached({self.factor!r}, number={self.number}, lead={tuple(self.lead)})"
 
 
 def bound(factor: Factor, variables: tuple[Variables, ...]) -> tuple[Variables, torch.Size]:
