@@ -133,9 +133,24 @@ def test_trees_of_factors_are_the_joint_distribution(kind: str) -> None:
     assert moved
 
 
-def _check_loopy(seeds: range, kinds: tuple[str, ...], factors: int = 6, variables: int = 10) -> tuple[int, ...]:
-    """(solved, impossible, cut short); what is solved is certified, what is impossible says so."""
-    solved = impossible = short = 0
+class Loopy:
+    """What became of random graphs: how many are solved, impossible and cut short; the worst error, iterations."""
+
+    def __init__(self) -> None:
+        self.solved = self.impossible = self.short = 0
+        self.worst, self.iterations = 0.0, [0]
+
+    def __str__(self) -> str:
+        mean = sum(self.iterations) / len(self.iterations)
+        return (
+            f"{self.solved} solved, {self.impossible} impossible, {self.short} cut short; error {self.worst:.1e}; "
+            f"{mean:.0f} iterations, {max(self.iterations)} at most"
+        )
+
+
+def _loopy(seeds: range, kinds: tuple[str, ...], factors: int = 6, variables: int = 10) -> Loopy:
+    """What is solved is certified, what is impossible says so; three items of different scores for each graph."""
+    seen = Loopy()
     for seed in seeds:
         made = RandomGraph(seed, variables, factors, kinds)
         x, more = _joined(made.scores(1, 0.3), made.scores(1, 1.0), made.scores(1, 3.0))
@@ -143,7 +158,7 @@ def _check_loopy(seeds: range, kinds: tuple[str, ...], factors: int = 6, variabl
         found = made.graph.solve(x, additional=more)
         if best_value(made, torch.zeros_like(x), {key: 0 * y for key, y in more.items()}, 0) != 0:
             assert set(found.result.codes.tolist()) <= {Outcome.NOT_CONVERGED, Outcome.INFEASIBLE}, seed
-            impossible += len(x)
+            seen.impossible += len(x)
             continue
         exact = made.graph.solve(x, additional=more, tol=1e-12, max_iter=20000)
         good = found.result.codes == Outcome.SUCCESS
@@ -154,36 +169,34 @@ def _check_loopy(seeds: range, kinds: tuple[str, ...], factors: int = 6, variabl
             # |mu - mu*|^2 is twice the gap at most.
             assert abs(gap(made, exact, x, more, item)) < 5e-10, (seed, item)
             assert outside(made, exact, item) < 1e-9, (seed, item)
-        assert torch.allclose(found.marginals[good], exact.marginals[good], atol=1e-4), seed
-        solved, short = solved + int(good.sum()), short + int((~good).sum())
-    return solved, impossible, short
+        error = (found.marginals - exact.marginals)[good].abs()
+        assert bool((error < 1e-4).all()), seed
+        seen.worst = max([seen.worst, *error.flatten().tolist()])
+        seen.iterations += found.iterations[good].tolist()
+        seen.solved, seen.short = seen.solved + int(good.sum()), seen.short + int((~good).sum())
+    assert seen.short <= 0.05 * (seen.solved + seen.short)
+    return seen
 
 
 def test_loopy_graphs_are_certified() -> None:
-    solved, impossible, short = _check_loopy(range(34), LOGIC)
-    assert solved > 80
-    assert impossible
-    assert short <= 0.05 * solved
-    solved, _, short = _check_loopy(range(100, 103), LOGIC + STRUCTURES)
-    assert solved > 3
-    assert short <= 0.05 * solved
+    seen = _loopy(range(34), LOGIC)
+    assert seen.solved > 80
+    assert seen.impossible
+    assert _loopy(range(100, 103), LOGIC + STRUCTURES).solved > 3
 
 
 @pytest.mark.full
 @pytest.mark.timeout(3600)
 def test_a_thousand_loopy_graphs() -> None:
-    solved, impossible, short = _check_loopy(range(1000), LOGIC)
-    print(f"{solved} solved, {impossible} impossible, {short} cut short")  # noqa: T201
-    assert short <= 0.05 * (solved + short)
+    print(_loopy(range(1000), LOGIC))  # noqa: T201
 
 
 @pytest.mark.full
 @pytest.mark.timeout(3600)
-def test_ten_thousand_small_graphs() -> None:
-    solved, impossible, short = _check_loopy(range(10000, 13334), LOGIC, 3, 5)
-    print(f"{solved} solved, {impossible} impossible, {short} cut short")  # noqa: T201
-    assert solved + impossible + short >= 10000
-    assert short <= 0.05 * (solved + short)
+def test_ten_thousand_small_problems() -> None:
+    seen = _loopy(range(10000, 13334), LOGIC, 3, 5)
+    print(seen)  # noqa: T201
+    assert seen.solved + seen.impossible + seen.short >= 10000
 
 
 def test_rows_and_columns_are_doubly_stochastic() -> None:

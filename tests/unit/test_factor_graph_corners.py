@@ -226,6 +226,25 @@ def test_trees_leave_words_out_of_their_own_heads() -> None:
     assert torch.allclose(found[arcs].sum(1), torch.ones(4, 3).double(), atol=1e-6)
 
 
+def test_structures_of_each_item_are_its_own() -> None:
+    """Items end at different times, and differ in what is ruled out: as each alone."""
+    graph = FactorGraph()
+    u = graph.variables((4, 3))
+    chain = graph.add(Sequence(4, 3), u)
+    graph.add(Budget(4, 1), u[:, 0])
+    x, steps = _normal(8, 4, 3), _normal(8, 3, 3, 3, seed=1)
+    # The last state stays possible everywhere.
+    x[..., :2] = x[..., :2].masked_fill(_normal(8, 4, 2, seed=2) > 0.3, -torch.inf)
+    found = graph.solve(x, additional={chain: steps})
+    assert found.result.ok
+    assert len(found.iterations.unique()) > 2
+    assert not bool(found[u][x == -torch.inf].any())
+    for i in range(8):
+        alone = graph.solve(x[i : i + 1], additional={chain: steps[i : i + 1]})
+        assert torch.allclose(alone[u][0], found[u][i], atol=1e-9)
+        assert torch.allclose(alone.pairs(chain)[0], found.pairs(chain)[i], atol=1e-9)
+
+
 def test_factors_of_ones_own() -> None:
     """Whose kind is not known: by their best structures, with the derivatives they declare."""
 
