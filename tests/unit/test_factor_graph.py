@@ -274,6 +274,37 @@ def test_a_gradient_that_is_not_reached_warns(monkeypatch: pytest.MonkeyPatch) -
         torch.autograd.grad((graph.solve(x)[u] * _normal(2, 4, 4, seed=1)).sum(), x)
 
 
+@pytest.mark.parametrize("factor", EVERY, ids=repr)
+def test_the_best_structure_of_a_single_factor_is_exact(factor: Factor) -> None:
+    """With ties too, and with some variables ruled out, some negated."""
+    d = factor.variables
+    graph = FactorGraph()
+    u, v = graph.variables(factor.natural), graph.variables(d)
+    first = graph.add(factor, u)
+    flip = torch.rand(d, generator=torch.Generator().manual_seed(1)) < 0.5
+    second = graph.add(factor, type(v)(graph, v.index, flip))
+    x = _normal(30, 2, d)
+    x[10:20] = x[10:20].round()
+    x[20:, 0] = x[20:, 0].masked_fill(torch.rand(10, d, generator=torch.Generator().manual_seed(2)) < 0.2, -torch.inf)
+    y = shaped(factor, _normal(30, factor.additional, seed=3)) if factor.additional else None
+    more = {} if y is None else {first: y, second: y}
+    found = graph.solve_map(x[:, 0].unflatten(1, factor.natural), x[:, 1], additional=more)
+    assert not bool(found.iterations.any())
+    good = found.result.codes == Outcome.SUCCESS
+    assert bool(found.integral[good].all())
+    for place, sign, mu in ((first, 1.0, found[u].flatten(1)), (second, 1 - 2 * flip.double(), found[v])):
+        given = factor.flat(sign * x[:, place.number], y)
+        scores = torch.cat([given.unary, given.additional], 1)
+        bits = mu if place is first else (mu - flip.double()).abs()
+        ours, best = (
+            torch.where(chosen > 0, scores, 0.0).sum(1)
+            for chosen in (torch.cat([bits, found.pairs(place)], 1), factor.best(given))
+        )
+        assert torch.allclose(ours[good], best[good])
+        # The first alone has some ruled out.
+        assert place is second or torch.equal(good, best > -torch.inf)
+
+
 def test_the_best_assignment_of_trees_is_exact() -> None:
     checked = 0
     for seed in range(25):

@@ -36,8 +36,8 @@ class FactorGraph:
         >>> columns = graph.add(AtMostOne(2), u.mT)
         >>> solution = graph.solve(torch.tensor([[[1.0, 0.0, 0.0], [1.0, 0.5, 0.0]]]))
         >>> solution[u]
-        tensor([[[0.6667, 0.0000, 0.3333],
-                 [0.3333, 0.5833, 0.0833]]])
+        tensor([[[0.5833, 0.2083, 0.2083],
+                 [0.4167, 0.5417, 0.0417]]])
 
     References:
         niculae2020lp, martins2015ad3
@@ -160,7 +160,8 @@ class FactorGraph:
         step_size: float = 2.0,
         init: GraphSolution | None = None,
     ) -> GraphSolution:
-        """The best assignment, relaxed to a linear programme: `solve` without the quadratic term.
+        """The best assignment, relaxed to a linear programme: `solve` without the quadratic term. Where no variable is
+        shared, the best structure of each factor.
 
         Args:
             scores: as in `solve`.
@@ -171,8 +172,8 @@ class FactorGraph:
             init: as in `solve`.
 
         Returns:
-            a `GraphSolution` without gradient. Items that are `integral` have the best assignment; without ties, all
-            are whose factors form a tree.
+            a `GraphSolution` without gradient. Items that are `integral` have the best assignment. All are whose
+            factors form a tree, unless several assignments are best: then it may be between them.
 
         Raises:
             ShapeError, ParameterError: as in `solve`.

@@ -12,7 +12,7 @@ from ..core.status import Outcome, Result
 from . import admm
 from .graph_gradients import Moved, Tangent
 from .layout import Layout
-from .stacks import Structured
+from .stacks import Projected, Structured, best_of
 from .variables import Attached, Variables
 
 
@@ -78,9 +78,9 @@ def relaxed(layout: Layout, x: Tensor, y: list[Tensor], options: Options, dtype:
     wanted = torch.is_grad_enabled() and any(given.requires_grad for given in (x, *y))
     with torch.no_grad():
         problem, codes = _cleaned(layout, x, y, options.curved)
-        alone = options.curved > 0 and bool((layout.degree <= 1).all())
+        alone = bool((layout.degree <= 1).all())
         if alone:
-            found = _alone(layout, problem)
+            found = (_alone if options.curved else _best_alone)(layout, problem)
         else:
             point = options.start or admm.begin(layout, problem, options.step_size)
             found = admm.solve(layout, problem, point, options.max_iter, options.tol)
@@ -160,9 +160,26 @@ def _cleaned(layout: Layout, x: Tensor, y: list[Tensor], curved: float) -> tuple
 
 def _alone(layout: Layout, problem: admm.Problem) -> admm.Solved:
     """Factors that share nothing: their projections of the scores."""
-    x = problem.x
-    point = admm.Point(x, x.new_zeros(len(x), len(layout.index)), torch.ones_like(x[:, :1]))
-    none = torch.zeros_like(x[:, 0])
-    return admm.finish(
-        layout, problem, admm.Solved(point, none, none, none.long(), none == 0), [None] * len(layout.stacks)
-    )
+    return admm.finish(layout, problem, _exact(layout, problem.x), [None] * len(layout.stacks))
+
+
+def _best_alone(layout: Layout, problem: admm.Problem) -> admm.Solved:
+    """Factors that share nothing: their best structures."""
+    z, pairs = torch.zeros_like(problem.x), []
+    for stack, y in zip(layout.stacks, problem.y, strict=True):
+        parts = []
+        for place, more in zip(stack.places, y.split(stack.rows, 1), strict=True):
+            found = best_of(place, problem.x, problem.fixed, more)
+            bits, nu = found.tensor_split([place.factor.variables], -1)
+            z[:, place.index] = torch.where(place.negated, 1 - bits, bits)
+            parts.append(nu)
+        pairs.append(torch.cat(parts, 1))
+    solved, copies = _exact(layout, z), layout.parts(layout.copies(z))
+    solved.found = [Projected(mu, nu) for mu, nu in zip(copies, pairs, strict=True)]
+    return solved
+
+
+def _exact(layout: Layout, z: Tensor) -> admm.Solved:
+    point = admm.Point(z, z.new_zeros(len(z), len(layout.index)), torch.ones_like(z[:, :1]))
+    none = torch.zeros_like(z[:, 0])
+    return admm.Solved(point, none, none, none.long(), none == 0)

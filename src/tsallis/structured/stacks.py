@@ -57,6 +57,7 @@ class Stack(ABC):
     Attributes:
         index: (F, w) variables; `none` for padding.
         sign, offset: (F, w) copies of variables z are sign z + offset.
+        places, rows: what it is made of, and how many factors each has.
         additional: e.
     """
 
@@ -71,7 +72,7 @@ class Stack(ABC):
             negated.append(torch.nn.functional.pad((place.negated ^ flip)[:, at], missing))
         self.index, off = torch.cat(index), torch.cat(negated).double()
         self.sign, self.offset = 1 - 2 * off, off
-        self.rows = [len(place.index) for place in places]
+        self.places, self.rows = places, [len(place.index) for place in places]
 
     def reach(self) -> Tensor:
         """(F, w) how far out copies go that have to be 0, or 1 if negated: further than is worth any other."""
@@ -82,6 +83,7 @@ class Stack(ABC):
         for name, value in vars(self).items():
             if isinstance(value, Tensor):
                 setattr(self, name, value.to(device))
+        self.places = [Place(place.factor, place.index.to(device), place.negated.to(device)) for place in self.places]
 
     @abstractmethod
     def project(self, t: Tensor, y: Tensor, memory: Any, limit: int) -> Projected:
@@ -90,6 +92,14 @@ class Stack(ABC):
     @abstractmethod
     def face(self, t: Tensor, y: Tensor, found: Projected, slack: Tensor) -> Moves:
         """How the projection moves; slack (B) is what t may be off by."""
+
+
+def best_of(place: Place, x: Tensor, fixed: Tensor, y: Tensor) -> Tensor:
+    """(B, F, d + e) the best structures of a place's factors, by scores of all variables, some of which are 0."""
+    own, out = torch.where(place.negated, -x[:, place.index], x[:, place.index]), fixed[:, place.index]
+    far = 2 * own.shape[-1] * (1 + own.abs().amax((1, 2), keepdim=True)) if own.numel() else own
+    own = torch.where(out, torch.where(place.negated, far, -torch.inf), own)
+    return place.factor.best(Scores(own.flatten(0, 1), y.flatten(0, 1))).unflatten(0, own.shape[:2])
 
 
 class Logic(Stack):
