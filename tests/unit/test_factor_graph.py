@@ -218,13 +218,14 @@ def test_rows_and_columns_are_doubly_stochastic() -> None:
 def test_gradients_are_those_of_finite_differences(tied: bool) -> None:
     """Along directions in which the solution is differentiable; of marginals and pairs, by all scores."""
     checked, worst, sizes = 0, 0.0, 0.0
-    for seed in range(16):
+    for seed in range(24):
         made = RandomGraph(seed, 8, 5, LOGIC if seed % 4 else LOGIC + STRUCTURES)
         if not len(assignments(made)):
             continue
         x, more = made.scores(2, 0.5)
         if tied:
-            x = x.mul(2).round() / 2
+            # Of many equal ones, few lie where a projection bends.
+            x = 0.23 * x.mul(2).round() + 0.11
         inputs = [x, *more.values()]
         c = [_normal(*x.shape, seed=seed + 1), *(_normal(2, p.factor.additional, seed=seed + 2) for p in more)]
         steps = [_normal(*t.shape, seed=seed + 3) for t in inputs]
@@ -245,7 +246,7 @@ def test_gradients_are_those_of_finite_differences(tied: bool) -> None:
         checked += int(smooth.sum())
         worst = max([worst, *(ours - (left + right) / 2)[smooth].abs().tolist()])
         sizes = max([sizes, *ours[smooth].abs().tolist()])
-    assert checked > (5 if tied else 20)
+    assert checked > (10 if tied else 25)
     assert worst < 1e-5
     assert sizes > 1
 

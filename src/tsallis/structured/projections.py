@@ -114,6 +114,8 @@ def _outputs(t: Tensor, outputs: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 def logic_face(t: Tensor, low: Tensor, high: Tensor, outputs: int) -> Face:
     """The face of `logic`."""
     x, binds = counted(t, low, high)
+    # An equation holds also where scores meet it by chance.
+    binds = binds | (low == high)
     own = _inside(x).to(t.dtype)
     face = Face(own, own * binds, torch.zeros_like(binds), t.new_zeros(*t.shape, 0))
     if not outputs:
