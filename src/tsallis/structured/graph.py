@@ -124,7 +124,7 @@ class FactorGraph:
 
         Args:
             scores: (B, *shape) of the variables, in the order of their declaration; None, or left out, for those given
-                then. -inf rules a variable out.
+                then. -inf rules a variable out, at once; large negative numbers do in more iterations.
             additional: scores of pairs, of factors that have such.
             max_iter: iterations at most.
             tol: largest primal and dual residual.
