@@ -30,17 +30,20 @@ class Shape(NamedTuple):
     M: int
     N: int
     warps: int
+    warps_back: int
     stages: int
     stages_back: int
 
 
 def shape_of(queries: int, width: int, narrow: bool) -> Shape:
-    """What fits into registers, in half precision (``narrow``) or float32. With more warps than a tile has rows of 16,
-    warps wait for each other in every block: on an H200 that took twice the time.
+    """What fits into registers, in half precision (``narrow``) or float32, and was fastest on an H200. Warps that share
+    rows wait for each other in every block: with eight of them most kernels take twice the time.
     """
     most = 64 if narrow else 32
     M, N = min(most, power_of_2(queries)), most if width <= 128 else most // 2
-    return Shape(M, N, 4 if narrow else 8, 3 if narrow and width <= 128 else 2, 3 if narrow and width <= 64 else 2)
+    if narrow:
+        return Shape(M, N, 4, 4, 3 if width <= 128 else 2, 3 if width <= 64 else 2)
+    return Shape(M, N, 4, 4 if width <= 64 else 8, 2, 2)
 
 
 def _room(x: Tensor) -> int:
@@ -111,7 +114,7 @@ class Attention:
         if dq is not None or dk is not None or slopes is not None:
             start(
                 attention_gradients.to_queries, (len(codes) * tiles,), q, **same, out=out,
-                lists=_lists(codes[..., 0], blocks), dq=dq, slopes=slopes, num_warps=task.shape.warps,
+                lists=_lists(codes[..., 0], blocks), dq=dq, slopes=slopes, num_warps=task.shape.warps_back,
                 num_stages=task.shape.stages_back,
             )  # fmt: skip
         if dk is not None or dv is not None:
@@ -119,7 +122,7 @@ class Attention:
             lists = _lists(codes.new_empty(owners, tiles), tiles)
             start(
                 attention_gradients.to_keys, (owners,), q, **same, lists=lists, dk=dk, dv=dv,
-                num_warps=task.shape.warps, num_stages=task.shape.stages_back,
+                num_warps=task.shape.warps_back, num_stages=task.shape.stages_back,
             )  # fmt: skip
         return dq, dk, dv, slopes
 
