@@ -176,7 +176,7 @@ def test_float64_and_sparse_gradients(method: str) -> None:
 @pytest.mark.parametrize("method", ["lists", "screened"])
 def test_rows_that_crowd_their_lists(method: str) -> None:
     """Scores that ascend, tokens with large supports, and -inf at first."""
-    hidden, weight, target = draw_layer(8, 16, 2400, 5)
+    hidden, weight, target = draw_layer(20, 16, 2400, 5)
     hidden[7] = 0.0
     hidden[3] = 3 * hidden[3]
     order = (weight @ hidden[3]).argsort()
@@ -190,7 +190,7 @@ def test_rows_that_crowd_their_lists(method: str) -> None:
         got, expected, report = _layer(inputs, y, biased, 1.5, method=method)
         assert report.path == method
         _assert_close(got, expected, 1e-5)
-    assert report.support > 1000 / 8
+    assert report.support > 1000 / 20
 
 
 def test_layers_without_lists_say_why() -> None:
