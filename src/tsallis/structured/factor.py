@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..core.errors import ParameterError, ShapeError
 from ..core.inputs import check_tensor
+from ..core.structures import Structures
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,12 @@ class Factor(ABC):
     def enumerate(self) -> Tensor:
         """(S, d) variables of all structures, for small sizes."""
         return self.enumerate_all()[:, : self.variables]
+
+    def described(self) -> Structures | None:
+        """What kernels need to know to find what `best` does; None if there are none for this factor. It counts only
+        where it is written together with `best`.
+        """
+        return None
 
     def slopes(self, unary: Tensor) -> Tensor | None:
         """(B, d) derivatives of marginals by their own scores, for factors whose variables do not depend on each other:
