@@ -11,6 +11,7 @@ import math
 from types import ModuleType
 from typing import Any, NamedTuple
 
+from ..arithmetic import choose
 from ..compiler import device
 from ..simd import INF, lanes, load, offset, peek, poke, splat, store
 from . import inverse
@@ -44,6 +45,7 @@ class Solver(NamedTuple):
     begin_with: Any
     solve: Any
     finish: Any
+    set_marginals: Any
     complete: Any
 
 
@@ -52,6 +54,7 @@ def make_solver(structures: ModuleType, best: Any) -> Solver:
     column, append, forget, heaviest, make, normalise, optimum = make_hull(structures)
     stride, ahead, average, advantage = structures.stride, structures.ahead, structures.average, structures.advantage
     inner, possible, size_of_scores = structures.inner, structures.possible, structures.size_of_scores
+    mass = structures.mass
     read, scaled_to_base = structures.read, structures.scaled_to_base
 
     @device
@@ -84,9 +87,18 @@ def make_solver(structures: ModuleType, best: Any) -> Solver:
             forget(r, first, True)
 
     @device
+    def set_marginals(r):
+        """Those of the weights. What all structures have is exactly 1, so that it cancels whatever its score."""
+        average(r, r.w, r.mu)
+        total = mass(r)
+        for j in range(0, r.d, lanes(r.mu)):
+            mu = load(r.mu, j)
+            store(r.mu, j, choose(mu >= splat(r.mu, total), splat(r.mu, 1.0), mu))
+
+    @device
     def set_slope(r):
         """Marginals, and the slope of the objective."""
-        average(r, r.w, r.mu)
+        set_marginals(r)
         for j in range(0, r.d, lanes(r.mu)):
             store(r.slope, j, load(r.masked, j) - load(r.mu, j))
 
@@ -130,14 +142,15 @@ def make_solver(structures: ModuleType, best: Any) -> Solver:
     @device
     def take_in(r):
         """Have the structure found enter; whether it did."""
-        if peek(r.facts, COUNT) >= r.capacity:
-            return False
         schur = column(r, r.found)
         if CERTAIN < schur <= SMALL and peek(r.facts, UPDATES) > 0:
             make(r)
             schur = column(r, r.found)
         b = ahead(r, r.found, r.row)
         if schur > DEPENDENT:
+            if peek(r.facts, COUNT) == r.capacity:
+                # More than can be independent: errors of updates.
+                return False
             append(r, schur, b, 0.0)
             return True
         if r.e == 0:
@@ -220,9 +233,9 @@ def make_solver(structures: ModuleType, best: Any) -> Solver:
     @device
     def complete(r, gap):
         """Structures of weight 0 that are as good as those in use, until they span the optimal face. They are best for
-        slopes that differ by next to nothing. The inverse is that of the structures in use.
+        slopes that differ by next to nothing. Marginals and the inverse are those of the
+        structures in use.
         """
-        average(r, r.w, r.mu)
         # As much as the gap leaves open.
         error = math.sqrt(2.0 * max(gap, 0.0))
         nudge, tied = 1e-6 + 4.0 * error, 1e-9 + 2.0 * error * math.sqrt(float(r.d))
@@ -256,4 +269,4 @@ def make_solver(structures: ModuleType, best: Any) -> Solver:
             make(r)
         normalise(r, r.w)
 
-    return Solver(begin_with, solve, finish, complete)
+    return Solver(begin_with, solve, finish, set_marginals, complete)

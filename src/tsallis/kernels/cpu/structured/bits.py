@@ -58,6 +58,19 @@ def average(r, weights, out):
 
 
 @device
+def mass(r):
+    """The marginal of a variable that all structures have, rounded as `average` rounds it."""
+    one, other, k, s = 0.0, 0.0, peek(r.facts, COUNT), 0
+    while s + 2 <= k:
+        one += peek(r.w, s)
+        other += peek(r.w, s + 1)
+        s += 2
+    if s < k:
+        one += peek(r.w, s)
+    return one + other
+
+
+@device
 def advantage(r, b_found):
     """<slope, found - marginals>."""
     total = splat(r.x, 0.0)

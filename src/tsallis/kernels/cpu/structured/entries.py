@@ -66,8 +66,8 @@ def in_order(r):
 def solver(kind: str) -> Entry:
     """Solve items of this kind of factor; ``value`` is the tolerance."""
     structures, best = KINDS[kind]
-    begin_with, solve, finish, complete = make_solver(structures, best)
-    possible, average, set_pairs = structures.possible, structures.average, structures.set_pairs
+    begin_with, solve, finish, set_marginals, complete = make_solver(structures, best)
+    possible, set_pairs = structures.possible, structures.set_pairs
     source = SOURCE
 
     @device
@@ -137,7 +137,7 @@ def solver(kind: str) -> Entry:
                 code = SUCCESS if how == DONE else GAP_LEFT
                 finish(r, r.whole != 0)
                 in_order(r)
-                average(r, r.w, r.mu)
+                set_marginals(r)
                 for j in range(r.d):
                     poke(mu, j, peek(r.mu, j))
                 set_pairs(r, nu)

@@ -62,6 +62,14 @@ def average(r, weights, out):
 
 
 @device
+def mass(r):
+    total = 0.0
+    for s in range(peek(r.facts, COUNT)):
+        total += peek(r.w, s)
+    return total
+
+
+@device
 def advantage(r, b_found):
     """<slope, found - marginals>, and <y, .>, where scores are measured from the base."""
     score, square = b_found, splat(r.mu, 0.0)
