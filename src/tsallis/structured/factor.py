@@ -40,12 +40,14 @@ class Factor(ABC):
         variables: d.
         additional: e.
         natural: the shape of one item's unary scores; its product is d.
+        chooses: whether all structures (of one length) have as many variables on.
         shift, spread: how scores enter: x -> (x + shift) / spread. The quadratic term is -1/2 |mu|^2 in what comes out.
     """
 
     variables: int
     additional: int = 0
     natural: tuple[int, ...]
+    chooses: bool = False
     shift: float = 0.0
     spread: float = 1.0
 

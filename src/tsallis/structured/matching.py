@@ -25,6 +25,8 @@ class Matching(Factor):
         niculae2018sparsemap
     """
 
+    chooses = True
+
     def __init__(self, n: int, m: int | None = None) -> None:
         m = n if m is None else m
         if not (is_integer(n) and is_integer(m)) or not 1 <= n <= m:

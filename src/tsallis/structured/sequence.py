@@ -26,6 +26,8 @@ class Sequence(Factor):
         niculae2018sparsemap
     """
 
+    chooses = True
+
     def __init__(self, length: int, states: int) -> None:
         for name, value in (("length", length), ("states", states)):
             if not is_integer(value) or value < 1:

@@ -228,9 +228,12 @@ def _again(factor: Factor, inner: Scores, structures: Tensor, weights: Tensor, u
     own = structures[..., : factor.variables]
     behind = torch.stack([factor.inside(own[:, s], inner.lengths) != own[:, s] for s in range(own.shape[1])], 1)
     out = (active_set.values(structures, x) == -torch.inf) | behind.any(-1) | ~weights.isfinite()
-    good = used.any(-1) & ~(used & out).any(-1)
     first = torch.zeros_like(structures)
     first[:, 0] = factor.best(inner)
+    if factor.chooses:
+        # Of items of other lengths.
+        out = out | (own.sum(-1) != first[:, :1, : factor.variables].sum(-1))
+    good = used.any(-1) & ~(used & out).any(-1)
     one = torch.zeros_like(used)
     one[:, 0] = True
     return active_set.State(

@@ -28,6 +28,8 @@ class DependencyTree(Factor):
         chu1965shortest, eisner1996three, niculae2018sparsemap
     """
 
+    chooses = True
+
     def __init__(self, n: int, projective: bool = False, single_root: bool = True) -> None:
         if not is_integer(n) or n < 1:
             raise ParameterError(f"n={n!r}", "a whole number, 1 at least", "Choose one")

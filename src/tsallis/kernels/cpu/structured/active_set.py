@@ -16,10 +16,8 @@ from ..compiler import device
 from ..simd import INF, lanes, load, offset, peek, poke, splat, store
 from . import inverse
 from .hull import DEPENDENT, make_hull
-from .job import COUNT, RANDOM, UPDATES
+from .job import COUNT, RANDOM
 
-# Squared distances from the hull that are looked at again with an inverse that has no errors of updates.
-CERTAIN, SMALL = 1e-10, 1e-6
 # Of coordinates on the hull, what is not rounding.
 COORDINATE = 1e-9
 # Directions in which a face has nothing new, after which it is whole.
@@ -51,7 +49,7 @@ class Solver(NamedTuple):
 
 def make_solver(structures: ModuleType, best: Any) -> Solver:
     """The method, for structures that are compared by the functions of that module."""
-    column, append, forget, heaviest, make, normalise, optimum = make_hull(structures)
+    _, column, append, forget, heaviest, make, normalise, optimum = make_hull(structures)
     stride, ahead, average, advantage = structures.stride, structures.ahead, structures.average, structures.advantage
     inner, possible, size_of_scores = structures.inner, structures.possible, structures.size_of_scores
     mass = structures.mass
@@ -128,10 +126,7 @@ def make_solver(structures: ModuleType, best: Any) -> Solver:
             scaled_to_base(r, 0)
             return True
         forget(r, first, True)
-        schur = column(r, r.found)
-        if schur <= SMALL:
-            make(r)
-            schur = column(r, r.found)
+        schur = column(r, r.found, r.row)
         # The base may be another one now.
         if schur > DEPENDENT:
             append(r, schur, ahead(r, r.found, r.row), length)
@@ -142,10 +137,7 @@ def make_solver(structures: ModuleType, best: Any) -> Solver:
     @device
     def take_in(r):
         """Have the structure found enter; whether it did."""
-        schur = column(r, r.found)
-        if CERTAIN < schur <= SMALL and peek(r.facts, UPDATES) > 0:
-            make(r)
-            schur = column(r, r.found)
+        schur = column(r, r.found, r.row)
         b = ahead(r, r.found, r.row)
         if schur > DEPENDENT:
             if peek(r.facts, COUNT) == r.capacity:
@@ -174,7 +166,7 @@ def make_solver(structures: ModuleType, best: Any) -> Solver:
             if w == 0.0:
                 continue
             k = peek(r.facts, COUNT)
-            schur = column(r, r.found) if k > 0 else 1.0
+            schur = column(r, r.found, r.row) if k > 0 else 1.0
             if schur > DEPENDENT and k < r.capacity:
                 append(r, schur, 0.0, w)
                 kept += w
@@ -187,7 +179,7 @@ def make_solver(structures: ModuleType, best: Any) -> Solver:
     @device
     def solve(r, most, tol, started):
         """(how it ended, the gap, how often the best structure was asked for), from a state or from the one found."""
-        asked, gap, tried = 0, INF, False
+        asked, gap, tried, careful = 0, INF, False, False
         if not started:
             poke(r.facts, COUNT, 0)
             append(r, 1.0, 0.0, 1.0)
@@ -202,16 +194,16 @@ def make_solver(structures: ModuleType, best: Any) -> Solver:
                 return DONE, gap, asked
             if asked >= most or not gap > -INF:
                 return CUT, gap, asked
-            if take_in(r) and settle(r, False):
+            if take_in(r) and settle(r, careful):
                 tried = False
                 continue
-            # Nothing new though the gap says that there is: of an inverse without errors of updates, or not at all.
+            # Nothing new though the gap says that there is: because of the inverse's errors, or nothing but rounding.
             if tried:
                 break
-            tried = True
+            tried = careful = True
             make(r)
             normalise(r, r.w)
-            settle(r, True)
+            settle(r, careful)
         return (DONE if abs(gap) <= tol + rounding(r) else STUCK), gap, asked
 
     @device
@@ -251,7 +243,7 @@ def make_solver(structures: ModuleType, best: Any) -> Solver:
                 best(r, r.slope)
                 b = ahead(r, r.found, r.row)
                 if -advantage(r, b) <= tied and peek(r.facts, COUNT) < r.capacity:
-                    schur = column(r, r.found)
+                    schur = column(r, r.found, r.row)
                     if schur > DEPENDENT:
                         append(r, schur, b, 0.0)
                         misses = 0

@@ -58,6 +58,17 @@ def average(r, weights, out):
 
 
 @device
+def subtract_from(r, code, row, out):
+    """out = a structure's variables - out; the square of its norm."""
+    total = splat(out, 0.0)
+    for j in range(0, r.d, lanes(out)):
+        rest = load(row, j) - load(out, j)
+        store(out, j, rest)
+        total = total + rest * rest
+    return add_up(total)
+
+
+@device
 def mass(r):
     """The marginal of a variable that all structures have, rounded as `average` rounds it."""
     one, other, k, s = 0.0, 0.0, peek(r.facts, COUNT), 0

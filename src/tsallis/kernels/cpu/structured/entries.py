@@ -174,7 +174,8 @@ def products(chosen: bool) -> Entry:
     weights. ``whole`` says which.
     """
     structures = places if chosen else bits
-    make = make_hull(structures).make
+    hull = make_hull(structures)
+    make, improve = hull.make, hull.improve
     copy, stride, inner, pair_inner = structures.copy, structures.stride, structures.inner, structures.pair_inner
     average, set_pairs, expand = structures.average, structures.set_pairs, structures.expand
     source = SOURCE
@@ -217,6 +218,8 @@ def products(chosen: bool) -> Entry:
             inverse.pad(r.v, k + 1)
             if k > 0:
                 inverse.times(r.M, r.ld, k + 1, r.v, r.z)
+                improve(r, r.v, r.z)
+                improve(r, r.v, r.z)
             for s in range(k):
                 poke(r.w, s, value * peek(r.z, s + 1))
             if which == WEIGHTS_OF_SCORES:

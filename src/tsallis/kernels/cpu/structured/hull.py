@@ -8,15 +8,18 @@ from typing import Any, NamedTuple
 from ..compiler import device
 from ..simd import offset, peek, poke
 from . import inverse
-from .job import BASE, COUNT, UPDATES
+from .job import BASE, COUNT
 
 # Squared distance from the hull of the others below which a structure's variables depend on theirs.
 DEPENDENT = 1e-9
+# Below this it is not taken as the difference of larger numbers.
+CLOSE = 0.05
 
 
 class Hull(NamedTuple):
     """Functions of a thread's job."""
 
+    improve: Any
     column: Any
     append: Any
     forget: Any
@@ -30,9 +33,26 @@ def make_hull(structures: ModuleType) -> Hull:
     """For structures that are compared by the functions of that module."""
     common, stride, copy = structures.common, structures.stride, structures.copy
     average, inner, scaled_to_base = structures.average, structures.inner, structures.scaled_to_base
+    subtract_from = structures.subtract_from
 
     @device
-    def column(r, code):
+    def improve(r, v, out):
+        """Solve for what is left of a system that was solved with the inverse, whose updates leave errors."""
+        k = peek(r.facts, COUNT)
+        average(r, offset(out, 1), r.slope)
+        total = peek(v, 0)
+        for s in range(k):
+            total -= peek(out, s + 1)
+            product = inner(r, r.slope, offset(r.codes, s * r.width), offset(r.rows, s * stride(r)))
+            poke(r.rest, s + 1, peek(v, s + 1) - peek(out, 0) - product)
+        poke(r.rest, 0, total)
+        inverse.pad(r.rest, k + 1)
+        inverse.times(r.M, r.ld, k + 1, r.rest, r.change)
+        for s in range(k + 1):
+            poke(out, s, peek(out, s) + peek(r.change, s))
+
+    @device
+    def column(r, code, row):
         """z = M v for the column v of a structure, and its squared distance from the hull."""
         k = peek(r.facts, COUNT)
         poke(r.v, 0, 1.0)
@@ -40,7 +60,12 @@ def make_hull(structures: ModuleType) -> Hull:
             poke(r.v, s + 1, common(r, offset(r.codes, s * r.width), code))
         inverse.pad(r.v, k + 1)
         inverse.times(r.M, r.ld, k + 1, r.v, r.z)
-        return common(r, code, code) - inverse.dot(r.v, r.z, k + 1)
+        schur = common(r, code, code) - inverse.dot(r.v, r.z, k + 1)
+        if schur < CLOSE:
+            improve(r, r.v, r.z)
+            average(r, offset(r.z, 1), r.slope)
+            schur = subtract_from(r, code, row, r.slope)
+        return schur
 
     @device
     def append(r, schur, b, weight):
@@ -54,7 +79,6 @@ def make_hull(structures: ModuleType) -> Hull:
         poke(r.b, k, b)
         poke(r.w, k, weight)
         poke(r.facts, COUNT, k + 1)
-        poke(r.facts, UPDATES, peek(r.facts, UPDATES) + 1)
 
     @device
     def heaviest(r):
@@ -76,7 +100,6 @@ def make_hull(structures: ModuleType) -> Hull:
         poke(r.b, s, peek(r.b, last))
         poke(r.w, s, peek(r.w, last))
         poke(r.facts, COUNT, last)
-        poke(r.facts, UPDATES, peek(r.facts, UPDATES) + 1)
         base = peek(r.facts, BASE)
         if base == s:
             scaled_to_base(r, heaviest(r))
@@ -94,7 +117,7 @@ def make_hull(structures: ModuleType) -> Hull:
                 inverse.begin(r.M, r.ld, common(r, code, code))
                 s = 1
                 continue
-            schur = column(r, code)
+            schur = column(r, code, offset(r.rows, s * stride(r)))
             if schur > DEPENDENT:
                 inverse.enter(r.M, r.ld, s + 1, r.z, schur)
                 s += 1
@@ -103,7 +126,6 @@ def make_hull(structures: ModuleType) -> Hull:
                 forget(r, s, False)
                 k -= 1
         poke(r.facts, COUNT, k)
-        poke(r.facts, UPDATES, 0)
 
     @device
     def normalise(r, w):
@@ -123,20 +145,8 @@ def make_hull(structures: ModuleType) -> Hull:
             poke(r.v, s + 1, peek(r.b, s))
         inverse.pad(r.v, k + 1)
         inverse.times(r.M, r.ld, k + 1, r.v, r.target)
-        if refine:
-            weights = offset(r.target, 1)
-            for _ in range(2):
-                average(r, weights, r.mu)
-                rest = 1.0
-                for s in range(k):
-                    rest -= peek(weights, s)
-                    product = inner(r, r.mu, offset(r.codes, s * r.width), offset(r.rows, s * stride(r)))
-                    poke(r.v, s + 1, peek(r.b, s) - product - peek(r.target, 0))
-                poke(r.v, 0, rest)
-                inverse.pad(r.v, k + 1)
-                inverse.times(r.M, r.ld, k + 1, r.v, r.z)
-                for s in range(k + 1):
-                    poke(r.target, s, peek(r.target, s) + peek(r.z, s))
+        for _ in range(2 if refine else 0):
+            improve(r, r.v, r.target)
         normalise(r, offset(r.target, 1))
 
-    return Hull(column, append, forget, heaviest, make, normalise, optimum)
+    return Hull(improve, column, append, forget, heaviest, make, normalise, optimum)

@@ -25,9 +25,9 @@ TENSORS = ("scores", "pair_scores", "start_x", "start_y", "first", "first_weight
            "pairs")  # fmt: skip
 # and a thread's own: the inverse (`inverse`); scores of structures as far as they exceed that of the base; their
 # weights; the multiplier and weights of the optimum on the hull; a column of the bordered matrix, and the inverse times
-# it; scores, with zero where they rule out, and with the -inf; marginals; what the best structure is looked for with;
+# it; what is left of a system that was solved, and what that changes; scores, with zero where they rule out, and with the -inf; marginals; what the best structure is looked for with;
 # a direction; structures of bits as numbers, that of the one found and of the base; room for the search.
-OWN = ("M", "b", "w", "target", "v", "z", "x", "masked", "mu", "slope", "noise", "rows", "row", "base_row", "numbers")
+OWN = ("M", "b", "w", "target", "v", "z", "rest", "change", "x", "masked", "mu", "slope", "noise", "rows", "row", "base_row", "numbers")
 # Integers at an address: tensors, and a thread's own: structures, the one found, the base; a number per structure; see
 # below; room for the search.
 INTEGERS = ("lengths", "counter", "asked", "sizes", "vertices")
@@ -44,9 +44,9 @@ NAMES = (*TENSORS, *OWN, *INTEGERS, *OWN_INTEGERS, *BYTES, *SIZES, *CHANGING)
 PLACE = {name: place for place, name in enumerate(NAMES)}
 FIELDS = len(NAMES)
 N, Y, LENGTHS, PAIR_SCORES = (PLACE[name] for name in ("n", "y", "lengths", "pair_scores"))
-# Facts of an item: how many structures are in use, which is the base (-1: none of them), how often the inverse was
-# updated since it was made, where the random numbers are.
-COUNT, BASE, UPDATES, RANDOM = range(4)
+# Facts of an item: how many structures are in use, which is the base (-1: none of them), where the random
+# numbers are.
+COUNT, BASE, RANDOM = range(3)
 
 
 class JobType(types.Type):
@@ -138,7 +138,7 @@ def own_sizes(capacity: int, d: int, bits: bool, width: int, numbers: int, words
     """How long a thread's own parts are; ``numbers`` and ``words`` are those of the search."""
     k, dense = padded(capacity + 1), padded(d)
     return {
-        "M": (capacity + 2) * row_length(capacity), **dict.fromkeys(("b", "w", "target", "v", "z"), k),
+        "M": (capacity + 2) * row_length(capacity), **dict.fromkeys(("b", "w", "target", "v", "z", "rest", "change"), k),
         **dict.fromkeys(("x", "masked", "mu", "slope", "noise", "row", "base_row"), dense),
         "rows": capacity * dense if bits else 0, "numbers": numbers,
         "codes": capacity * width, "found": width, "base": width, "order": capacity, "facts": 8, "words": words,

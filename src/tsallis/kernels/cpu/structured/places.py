@@ -62,6 +62,18 @@ def average(r, weights, out):
 
 
 @device
+def subtract_from(r, code, row, out):
+    for t in range(r.n):
+        poke(out, peek(code, t), peek(out, peek(code, t)) - 1.0)
+    total = splat(out, 0.0)
+    for j in range(0, r.d, lanes(out)):
+        rest = 0.0 - load(out, j)
+        store(out, j, rest)
+        total = total + rest * rest
+    return add_up(total)
+
+
+@device
 def mass(r):
     total = 0.0
     for s in range(peek(r.facts, COUNT)):
