@@ -1,4 +1,4 @@
-"""Kernels of SparseMAP against the reference, against certificates and faces by enumeration, and where they may break."""
+"""Kernels of SparseMAP against the reference and certificates and faces by enumeration; where they may break."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """How functions become machine code, where it is kept, and how a kernel is shared among threads.
 
 Machine code is kept on disk by numba, which looks only at the file of the function it compiles: after an edit of
-another file it would go on using the old code. The hash of all files of this folder, those in it and the one above is therefore
-part of what is compiled: every function that is kept closes over it. Which of a factory's functions one is, the values
-it closes over say.
+another file it would go on using the old code. The hash of all files of this folder, of those inside it and of the one
+above is therefore part of what is compiled: every function that is kept closes over it. Which of a factory's functions
+one is, the values it closes over say.
 """
 
 from __future__ import annotations
@@ -21,11 +21,10 @@ import numpy as np
 from llvmlite import ir
 from numba import cfunc, njit, typeof
 from numba.core import types
-from numba.core.ccallback import CFunc
 from numba.core.dispatcher import Dispatcher
+from numba.core.extending import _Intrinsic
 from numba.core.registry import cpu_target
 from numba.core.serialize import dumps
-from numba.extending import _Intrinsic
 
 from .simd import intrinsic, peek, pointer
 from .threads import Team
@@ -77,8 +76,8 @@ def _described(thing: Any) -> Any:
     """What a value in a closure is, in the same words in every process. numba's own words for compiled functions hold a
     random number: no other process would ever find their machine code.
     """
-    if isinstance(thing, Dispatcher | CFunc):
-        thing = getattr(thing, "py_func", None) or thing._pyfunc
+    if isinstance(thing, Dispatcher):
+        thing = thing.py_func
     if isinstance(thing, _Intrinsic):
         thing = thing._defn
     if isinstance(thing, FunctionType):

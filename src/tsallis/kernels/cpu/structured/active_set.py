@@ -18,6 +18,8 @@ from . import inverse
 from .hull import DEPENDENT, make_hull
 from .job import COUNT, RANDOM
 
+# A gap from which on weights are improved, as the inverse's errors come near it.
+FINE = 1e-9
 # Of coordinates on the hull, what is not rounding.
 COORDINATE = 1e-9
 # Directions in which a face has nothing new, after which it is whole.
@@ -56,13 +58,13 @@ def make_solver(structures: ModuleType, best: Any) -> Solver:
     read, scaled_to_base = structures.read, structures.scaled_to_base
 
     @device
-    def settle(r, refine):
+    def settle(r, rounds):
         """Move weights to the optimum on the hull, letting go what would be negative. False if all that happened is
         that the structure which came last left again, with nothing of the weight.
         """
         newest, moved = peek(r.facts, COUNT) - 1, False
         while True:
-            optimum(r, refine)
+            optimum(r, rounds)
             k, length, first = peek(r.facts, COUNT), 2.0, -1
             for s in range(k):
                 goal = peek(r.target, s + 1)
@@ -184,7 +186,7 @@ def make_solver(structures: ModuleType, best: Any) -> Solver:
             poke(r.facts, COUNT, 0)
             append(r, 1.0, 0.0, 1.0)
             scaled_to_base(r, 0)
-        settle(r, False)
+        settle(r, 0)
         while True:
             set_slope(r)
             best(r, r.slope)
@@ -194,7 +196,7 @@ def make_solver(structures: ModuleType, best: Any) -> Solver:
                 return DONE, gap, asked
             if asked >= most or not gap > -INF:
                 return CUT, gap, asked
-            if take_in(r) and settle(r, careful):
+            if take_in(r) and settle(r, 2 if careful else int(gap < FINE)):
                 tried = False
                 continue
             # Nothing new though the gap says that there is: because of the inverse's errors, or nothing but rounding.
@@ -203,7 +205,7 @@ def make_solver(structures: ModuleType, best: Any) -> Solver:
             tried = careful = True
             make(r)
             normalise(r, r.w)
-            settle(r, careful)
+            settle(r, 2)
         return (DONE if abs(gap) <= tol + rounding(r) else STUCK), gap, asked
 
     @device

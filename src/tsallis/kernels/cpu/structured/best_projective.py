@@ -19,8 +19,8 @@ def _split(one, other, first, last):
 
 @device
 def best_projective(r, slope):
-    """Spans [i, j] with the head at the left (RIGHT) or at the right end (LEFT); open: where that end is the head of the
-    other. Each part is kept by the end that a split goes along.
+    """Spans [i, j] that hang on their left end (right) or on their right end (left); in open ones the other end hangs
+    on that one itself. Each is kept by the end that a split goes along.
     """
     N, columns = r.n + 1, r.columns
     A = N * N

@@ -64,7 +64,7 @@ def plan(factor: Structures, capacity: int) -> Plan:
             at += sizes[name]
         ways.append(tuple(way))
         own.append(at)
-    return Plan(tuple(fields), *ways, (own[0], own[1]))
+    return Plan(tuple(fields), ways[0], ways[1], (own[0], own[1]))
 
 
 def _fields(**values: int) -> list[int]:
@@ -97,8 +97,9 @@ class ActiveSet:
         width = plan(factor, capacity).fields[job.PLACE["width"]]
         found = Supports(
             factor, capacity, lengths, torch.empty(batch, dtype=torch.int8), x.new_empty(batch),
-            *(torch.empty(shape, dtype=torch.int64) for shape in ((batch,), (batch, 2), (batch, capacity, width))),
-            x.new_empty(batch, capacity), torch.empty_like(x), torch.empty_like(y),
+            torch.empty(batch, dtype=torch.int64), torch.empty(batch, 2, dtype=torch.int64),
+            torch.empty(batch, capacity, width, dtype=torch.int64), x.new_empty(batch, capacity), torch.empty_like(x),
+            torch.empty_like(y),
         )  # fmt: skip
         tensors = {
             "scores": x, "pair_scores": y, "start_x": start.x, "start_y": start.y, "first": start.structures,

@@ -6,12 +6,11 @@ Items are taken one by one by whichever thread is free: some need ten times as l
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
 
 from ....core.status import Outcome
-from . import bits, inverse, places
 from ..compiler import SOURCE, Entry, device
 from ..simd import INF, NAN, offset, peek, pointer, poke
+from . import bits, inverse, places
 from .active_set import DONE, make_solver
 from .best_bits import best_bits
 from .best_matching import best_matching
@@ -72,7 +71,7 @@ def solver(kind: str) -> Entry:
 
     @device
     def started(r, item):
-        """Whether a state to start from was given and is possible; else the structure to start from is the one found."""
+        """Whether there is a start with weights that is possible; else it is the structure found."""
         d, firsts, here = r.d, r.firsts, memory(r)
         if firsts > 0:
             at = item * firsts
@@ -169,9 +168,9 @@ MARGINALS_OF_SCORES, SCORES_OF_WEIGHTS, WEIGHTS_OF_SCORES = range(3)
 
 @cache
 def products(chosen: bool) -> Entry:
-    """Of structures that choose at places, or bits: products of directions with derivatives: Q is the corner of the inverse, M has structures as columns. M Q M' takes
-    scores and pair_scores to marginals and pairs; M Q takes first_weights there; Q M' takes scores and pair_scores to
-    weights. ``whole`` says which.
+    """Products of directions with derivatives, of structures that choose at places or of bits. Q is the corner of the
+    inverse, M has structures as columns. M Q M' takes scores and pair_scores to marginals and pairs; M Q takes
+    first_weights there; Q M' takes scores and pair_scores to weights. ``whole`` says which.
     """
     structures = places if chosen else bits
     hull = make_hull(structures)
@@ -236,8 +235,8 @@ def products(chosen: bool) -> Entry:
 
 @cache
 def vectors(chosen: bool) -> Entry:
-    """Structures of the support as numbers, (slots, d) into marginals and (slots, e) into pairs, which hold zeros; their
-    weights into first_weights, NaN in items without a result, and which there are into first_used.
+    """Structures with a weight as numbers, (slots, d) into marginals and (slots, e) into pairs, which hold zeros; their
+    weights into first_weights, NaN in items without a result; which there are into first_used.
     """
     structures = places if chosen else bits
     write, write_pairs = structures.write, structures.write_pairs
@@ -252,10 +251,11 @@ def vectors(chosen: bool) -> Entry:
             if peek(memory(r), LENGTHS) != 0:
                 n = peek(r.lengths, item)
             k, gap = peek(r.sizes, 2 * item), peek(r.gaps, item)
+            nothing = gap if gap != gap else 0.0
             for s in range(r.firsts):
                 code, at = offset(codes, s * r.width), item * r.firsts + s
                 poke(r.first_used, at, s < k)
-                poke(r.first_weights, at, peek(r.weights, item * r.capacity + s) if s < k else gap if gap != gap else 0.0)
+                poke(r.first_weights, at, peek(r.weights, item * r.capacity + s) if s < k else nothing)
                 if s < k:
                     write(r, n, code, offset(unary, at * r.d))
                     write_pairs(r, n, code, offset(pairs, at * r.e))

@@ -137,7 +137,7 @@ def make_hull(structures: ModuleType) -> Hull:
             poke(w, s, peek(w, s) / total)
 
     @device
-    def optimum(r, refine):
+    def optimum(r, rounds):
         """The multiplier and the weights that are best on the affine hull, where they may be negative."""
         k = peek(r.facts, COUNT)
         poke(r.v, 0, 1.0)
@@ -145,7 +145,7 @@ def make_hull(structures: ModuleType) -> Hull:
             poke(r.v, s + 1, peek(r.b, s))
         inverse.pad(r.v, k + 1)
         inverse.times(r.M, r.ld, k + 1, r.v, r.target)
-        for _ in range(2 if refine else 0):
+        for _ in range(rounds):
             improve(r, r.v, r.target)
         normalise(r, offset(r.target, 1))
 

@@ -23,11 +23,15 @@ from ..simd import I32, I64, intrinsic, peek, poke
 # Float64 at an address: tensors,
 TENSORS = ("scores", "pair_scores", "start_x", "start_y", "first", "first_weights", "gaps", "weights", "marginals",
            "pairs")  # fmt: skip
-# and a thread's own: the inverse (`inverse`); scores of structures as far as they exceed that of the base; their
-# weights; the multiplier and weights of the optimum on the hull; a column of the bordered matrix, and the inverse times
-# it; what is left of a system that was solved, and what that changes; scores, with zero where they rule out, and with the -inf; marginals; what the best structure is looked for with;
-# a direction; structures of bits as numbers, that of the one found and of the base; room for the search.
-OWN = ("M", "b", "w", "target", "v", "z", "rest", "change", "x", "masked", "mu", "slope", "noise", "rows", "row", "base_row", "numbers")
+# and a thread's own. By structure (and one more, the multiplier): the inverse (`inverse`); scores as far as they exceed
+# that of the base; weights; the optimum on the hull; a column of the bordered matrix, and the inverse times it; what is
+# left of a system that was solved, and what that changes.
+BY_STRUCTURE = ("b", "w", "target", "v", "z", "rest", "change")
+# By variable: scores, with zero where they rule out, and with the -inf; marginals; the slope that the best structure is
+# looked for with; a direction; of bits, the structure found and the base.
+BY_VARIABLE = ("x", "masked", "mu", "slope", "noise", "row", "base_row")
+# Of bits, structures; room for the search.
+OWN = ("M", *BY_STRUCTURE, *BY_VARIABLE, "rows", "numbers")
 # Integers at an address: tensors, and a thread's own: structures, the one found, the base; a number per structure; see
 # below; room for the search.
 INTEGERS = ("lengths", "counter", "asked", "sizes", "vertices")
@@ -136,10 +140,10 @@ def row_length(capacity: int) -> int:
 
 def own_sizes(capacity: int, d: int, bits: bool, width: int, numbers: int, words: int) -> dict[str, int]:
     """How long a thread's own parts are; ``numbers`` and ``words`` are those of the search."""
-    k, dense = padded(capacity + 1), padded(d)
+    dense = padded(d)
     return {
-        "M": (capacity + 2) * row_length(capacity), **dict.fromkeys(("b", "w", "target", "v", "z", "rest", "change"), k),
-        **dict.fromkeys(("x", "masked", "mu", "slope", "noise", "row", "base_row"), dense),
+        "M": (capacity + 2) * row_length(capacity), **dict.fromkeys(BY_STRUCTURE, padded(capacity + 1)),
+        **dict.fromkeys(BY_VARIABLE, dense),
         "rows": capacity * dense if bits else 0, "numbers": numbers,
         "codes": capacity * width, "found": width, "base": width, "order": capacity, "facts": 8, "words": words,
     }  # fmt: skip
