@@ -92,7 +92,7 @@ def sparsemap(
         transforms for sequences and projective trees.
 
     Complexity:
-        per iteration one best structure, and O(S^3 + S d) for a support of S.
+        per iteration one best structure, and for a support of S O(S^2 + S d) by kernels, O(S^3 + S d) without.
 
     Example:
         >>> import torch
