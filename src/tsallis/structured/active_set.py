@@ -147,8 +147,8 @@ def _leave(state: State, slot: Tensor, who: Tensor) -> None:
 
 
 def _along(state: State, direction: Tensor, total: float, d: int) -> tuple[Tensor, Tensor]:
-    """Coordinates (B, S), which add up to the total, of the nearest point on the affine hull of the structures in use, for
-    a total of 0 among its directions; and what is left of the direction (B, d).
+    """Coordinates (B, S), which add up to the total, of the nearest point on the affine hull of the structures in use
+    (for a total of 0, among its directions), and what is left of the direction (B, d).
     """
     u = state.structures[..., :d] * state.used[..., None]
     product = (u @ direction[..., None])[..., 0]
