@@ -10,7 +10,9 @@ from ..core.inputs import check_tensor
 
 
 def checked_lengths(lengths: object, batch: int, longest: int, like: Tensor) -> Tensor:
-    """(B) lengths of items, on the device of the scores."""
+    """(B) lengths of items, on the device of the scores: a copy in memory of its own, as kernels read it, and again when
+    gradients are asked for.
+    """
     found = check_tensor(lengths, "lengths")
     if tuple(found.shape) != (batch,) or found.is_floating_point() or found.dtype == torch.bool:
         raise ShapeError(f"lengths of shape {tuple(found.shape)}, {found.dtype}", f"({batch},) integers", "Pass those")
@@ -18,4 +20,4 @@ def checked_lengths(lengths: object, batch: int, longest: int, like: Tensor) -> 
         raise ParameterError(
             f"lengths from {int(found.min())} to {int(found.max())}", f"0 to {longest}", "Correct them"
         )
-    return found.to(like.device)
+    return found.to(like.device, torch.int64, copy=True).contiguous()

@@ -57,7 +57,8 @@ def _ranked(r, slope, count):
         for j in range(size):
             larger += peek(left, j) > pivot
             equal += peek(left, j) == pivot
-        if larger < target <= larger + equal:
+        # NaN, where scores are so large that sums of them are no numbers, equals nothing.
+        if larger < target <= larger + equal or equal == 0:
             return pivot, above + larger
         kept, upper = 0, larger >= target
         for j in range(size):

@@ -5,16 +5,18 @@ from __future__ import annotations
 from ..compiler import device
 from ..simd import INF, offset, peek, poke
 
+HIGHEST = 1.7e308
+
 
 @device
 def lowest_cost(r, slope):
-    """What a ruled-out pair costs: so much that no sum of others makes up for it."""
+    """What a ruled-out pair costs: so much that no sum of others makes up for it; finite, as prices are taken off it."""
     least, most = INF, -INF
     for j in range(r.d):
         x = peek(slope, j)
         x = x if x > -INF else 0.0
         least, most = min(least, x), max(most, x)
-    return 2.0 * r.n * (most - least + 1.0) - least
+    return min(2.0 * r.n * (most - least + 1.0) - least, HIGHEST)
 
 
 @device
@@ -37,10 +39,12 @@ def best_matching(r, slope):
         for j in range(m + 1):
             poke(near, j, INF)
             poke(seen, j, 0)
+            # Where prices have overflowed nothing comes closer than infinity: a row takes what it finds.
+            poke(way, j, m)
         at = m
         while peek(owner, at) != n:
             poke(seen, at, 1)
-            row, step, nearest = peek(owner, at), INF, 0
+            row, step, nearest = peek(owner, at), INF, -1
             for j in range(m):
                 if peek(seen, j) == 0:
                     x = peek(slope, row * m + j)
@@ -48,7 +52,7 @@ def best_matching(r, slope):
                     if reduced < peek(near, j):
                         poke(near, j, reduced)
                         poke(way, j, at)
-                    if peek(near, j) < step:
+                    if nearest < 0 or peek(near, j) < step:
                         step, nearest = peek(near, j), j
             for j in range(m + 1):
                 if peek(seen, j) != 0:
