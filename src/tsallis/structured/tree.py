@@ -105,11 +105,11 @@ def arborescence(arcs: np.ndarray, single_root: bool) -> np.ndarray:
     possible, scores = np.zeros((n + 1, n + 1), dtype=bool), np.zeros((n + 1, n + 1))
     possible[:, 1:] = np.isfinite(arcs)
     scores[:, 1:] = np.where(possible[:, 1:], arcs, 0.0)
-    # What is ruled out counts before words on the root, those before scores: whole numbers, which lose no digits.
-    ranks = np.where(possible, 0, -(n + 2))
+    # Words on the root count before what is ruled out, that before scores: whole numbers, which lose no digits. So a tree
+    # with a single word on the root wins always, and one without anything ruled out among those, if there is one.
+    ranks = np.where(possible, 0, -1)
     if single_root:
-        # Trees with fewer words on the root win; there is one with a single one, unless all such are ruled out.
-        ranks[0] -= 1
+        ranks[0] -= n + 2
     np.fill_diagonal(ranks, NEVER)
     ranks[:, 0] = NEVER
     return _contracted(ranks, scores)[1:]

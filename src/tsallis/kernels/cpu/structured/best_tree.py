@@ -4,7 +4,8 @@ A path is followed from a word to its best head, to that one's, and on. Where it
 root, they all are; where it meets itself, the cycle becomes one node. A node's candidates are kept by head, each with
 the word of the node it would enter at, so nothing is copied but the rows of a cycle, into one: O(n^2).
 
-Arcs that are ruled out, and words on the root, are counted apart from scores: whole numbers, which lose no digits.
+Words on the root, where only one is allowed, count before arcs that are ruled out, and those before scores: whole
+numbers, which lose no digits.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def best_tree(r, slope):
             x = peek(slope, u * r.columns + v - 1) if v > 0 else -INF
             possible = x > -INF
             poke(scores, v * N + u, x if possible else 0.0)
-            poke(ranks, v * N + u, (0 if possible else -(n + 2)) - (u == 0 and r.high == 1))
+            poke(ranks, v * N + u, (0 if possible else -1) - ((n + 2) if u == 0 and r.high == 1 else 0))
             poke(entries, v * N + u, v)
     for c in range(2 * N):
         poke(joined, c, c == 0)
