@@ -120,6 +120,13 @@ def bordered(state: State, d: int) -> Tensor:
     return torch.cat([top, torch.nn.functional.pad(border, (0, 1))[:, None]], -2)
 
 
+def corner(state: State, d: int) -> Tensor:
+    """(B, S, S) of its inverse: the derivative of weights by scores of structures, on a support that stays."""
+    inverse = torch.linalg.inv_ex(bordered(state, d))[0][:, :-1, :-1]
+    # Of an item without structures it is no number.
+    return torch.where(state.used[:, None] & state.used[..., None], inverse, 0.0)
+
+
 def _to_affine_minimum(state: State, x: Tensor, d: int, live: Tensor) -> Tensor:
     """Move weights to the optimum on the affine hull, or as far as they stay nonnegative; who got there, (B)."""
     # A number that is added to all of them moves the multiplier only.

@@ -103,8 +103,13 @@ class Factor(ABC):
             raise ShapeError(f"scores of pairs for {type(self).__name__}", "none", "Leave them out")
         return x.new_zeros(len(x), self.additional, dtype=torch.float64)
 
+    def options(self) -> dict[str, object]:
+        """What tells this factor from others of its shape: a solution of one is no start for another."""
+        return {} if self.spread == 1 else {"geometry": "onoff"}
+
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({', '.join(map(str, self.natural))})"
+        words = [*map(str, self.natural), *(f"{name}={value!r}" for name, value in self.options().items())]
+        return f"{type(self).__name__}({', '.join(words)})"
 
 
 def subsets(n: int) -> Tensor:

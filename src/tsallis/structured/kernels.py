@@ -11,6 +11,7 @@ from torch import Tensor
 from ..core.dispatch import active_set
 from ..core.fused import is_plain
 from ..core.structures import ActiveSet, Start, Structures, Supports
+from .active_set import State, corner
 from .factor import Factor, Scores
 
 
@@ -40,14 +41,17 @@ class Derived:
     """What was found, with derivatives: linear maps on a support and a face that stay.
 
     Attributes:
-        kernel, found: the kernel and what it found.
+        factor, kernel, found: of which structures, the kernel, and what it found.
         slots: how many weights there are.
         scale: by which scores were multiplied.
         slopes: of marginals by their own scores, where that is known; else None.
     """
 
-    def __init__(self, kernel: ActiveSet, found: Supports, slots: int, scale: float, slopes: Tensor | None) -> None:
-        self.kernel, self.found, self.slots, self.scale, self.slopes = kernel, found, slots, scale, slopes
+    def __init__(
+        self, factor: Factor, kernel: ActiveSet, found: Supports, slots: int, scale: float, slopes: Tensor | None
+    ) -> None:
+        self.factor, self.kernel, self.found = factor, kernel, found
+        self.slots, self.scale, self.slopes = slots, scale, slopes
 
     def to_scores(self, g_mu: Tensor | None, g_nu: Tensor | None, g_weights: Tensor | None) -> tuple[Tensor, Tensor]:
         """The gradient in scores."""
@@ -58,12 +62,47 @@ class Derived:
             if self.slopes is not None:
                 parts.append((self.slopes * g_mu, g_nu))
             else:
-                parts.append(_Symmetric.apply(self, g_mu, g_nu))
+                plain = is_plain(g_mu) and is_plain(g_nu)
+                parts.append(_Symmetric.apply(self, g_mu, g_nu) if plain else self._symmetric(g_mu, g_nu))
         if g_weights is not None:
-            parts.append(_ScoresOfWeights.apply(self, g_weights))
+            plain = is_plain(g_weights)
+            parts.append(_ScoresOfWeights.apply(self, g_weights) if plain else self._of_weights(g_weights))
         if not parts:
             return torch.zeros_like(found.marginals), torch.zeros_like(found.pairs)
         return tuple(sum(part) for part in zip(*parts, strict=True))  # pyright: ignore[reportReturnType]
+
+    # Many gradients at once (`torch.autograd.grad(is_grads_batched=True)`, vmap) have no memory that kernels can read.
+
+    def _symmetric(self, g_mu: Tensor, g_nu: Tensor) -> tuple[Tensor, Tensor]:
+        structures, inverse = self._numbers(self.found.sizes[:, 1])
+        ahead = structures @ torch.cat([g_mu, g_nu], -1)[..., None]
+        return self._split(structures.mT @ (inverse @ ahead))
+
+    def _of_weights(self, g: Tensor) -> tuple[Tensor, Tensor]:
+        structures, inverse = self._numbers(self.found.sizes[:, 0])
+        return self._split(structures.mT @ (inverse @ g[..., None]))
+
+    def _split(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x, d = self.scale * x.squeeze(-1), self.factor.variables
+        return x.narrow(-1, 0, d), x.narrow(-1, d, self.factor.additional)
+
+    def _numbers(self, sizes: Tensor) -> tuple[Tensor, Tensor]:
+        """The first structures of items (B, S, d + e), and the corner of the inverse of their bordered matrix."""
+        found, d = self.found, self.factor.variables
+        slots = max(1, int(sizes.max()))
+        used = torch.arange(slots) < sizes[:, None]
+        # What lies behind is memory that was never written.
+        codes = torch.where(used[..., None], found.vertices[:, :slots], 0)
+        if found.factor.kind == "bits":
+            unary = (codes[..., None] >> torch.arange(64) & 1).flatten(2)[..., :d].double()
+        else:
+            places = torch.arange(found.factor.places)
+            there = used[..., None] & (places < (len(places) if found.lengths is None else found.lengths[:, None, None]))
+            unary = torch.zeros(*used.shape, d, dtype=torch.float64)
+            unary.scatter_add_(2, torch.where(there, codes, 0), there.double())
+        pairs = self.factor.pairs(unary.flatten(0, 1)).unflatten(0, used.shape)
+        state = State(torch.cat([unary, pairs], -1), used.double(), used)
+        return state.structures, corner(state, d)
 
 
 class Solved(torch.autograd.Function):
@@ -73,7 +112,8 @@ class Solved(torch.autograd.Function):
     def forward(ctx: Any, derived: Derived, weights: Tensor, unary: Tensor, additional: Tensor) -> tuple[Tensor, ...]:
         ctx.derived = derived
         ctx.set_materialize_grads(False)
-        return weights, derived.found.marginals, derived.found.pairs
+        # Copies: what this node keeps must not be what leads to it, or nothing of either would ever be freed.
+        return weights.clone(), derived.found.marginals.clone(), derived.found.pairs.clone()
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple[Any, ...]:

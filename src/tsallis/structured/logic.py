@@ -99,6 +99,9 @@ class Budget(_Binary):
     def described(self) -> Structures:
         return _bits(self, self.k if self.exact else 0, self.k)
 
+    def options(self) -> dict[str, object]:
+        return {"k": self.k, "exact": self.exact, **super().options()}
+
     def allowed(self, bits: Tensor) -> Tensor:
         on = bits.sum(-1)
         return on == self.k if self.exact else on <= self.k

@@ -108,11 +108,13 @@ def sparsemap(
         raise ParameterError(f"max_iter={max_iter!r}", "a whole number, 1 at least", "Choose one")
     if not is_number(tol) or not tol >= 0:
         raise ParameterError(f"tol={tol!r}", "a number, 0 or more", "Choose one")
+    # More than can be counted to is no limit.
+    max_iter = min(int(max_iter), 2**62)
     given = factor.flat(scores, additional, lengths)
     wanted = torch.is_grad_enabled() and (given.unary.requires_grad or given.additional.requires_grad)
     structures = described(factor)
-    if (kernel := kernel_for(given, structures, int(max_iter), wanted)) is not None and structures is not None:
-        return _by_kernel(kernel, structures, factor, scores, given, wanted, int(max_iter), float(tol), init, generator)
+    if (kernel := kernel_for(given, structures, max_iter, wanted)) is not None and structures is not None:
+        return _by_kernel(kernel, structures, factor, scores, given, wanted, max_iter, float(tol), init, generator)
     with torch.no_grad():
         clean, codes = _cleaned(given)
         inner = _inner(factor, clean)
@@ -124,7 +126,7 @@ def sparsemap(
         bad = codes != Outcome.SUCCESS
         inner = inner.each(lambda s: torch.where(bad[:, None], 0.0, s))
         begun = _state(factor, inner, init, generator)
-        found = active_set.solve(factor.best, inner, begun, int(max_iter), float(tol) / factor.spread)
+        found = active_set.solve(factor.best, inner, begun, max_iter, float(tol) / factor.spread)
         state = active_set.compact(found.state)
         codes = torch.where(~bad & ~found.done, int(Outcome.GAP_LEFT), codes)
         face = state
@@ -159,7 +161,7 @@ def _by_kernel(
         slopes = factor.slopes(inner.unary)
         if slopes is not None:
             slopes = torch.where(found.gap.isnan()[:, None], 0.0, slopes) / factor.spread
-        derived = kernels.Derived(kernel, found, slots, 1 / factor.spread, slopes)
+        derived = kernels.Derived(factor, kernel, found, slots, 1 / factor.spread, slopes)
         weights, mu, nu = kernels.Solved.apply(derived, weights, given.unary, given.additional)  # pyright: ignore[reportGeneralTypeIssues]
     gap = found.gap if factor.spread == 1 else found.gap * factor.spread
     return StructuredSolution(
@@ -214,7 +216,12 @@ def _start(
         raise ShapeError(
             f"init of {init.factor} and {len(structures)} items", f"one of {factor!r} and {batch}", "Start anew"
         )
-    return None, (structures, init.weights.detach().double(), init.mask)
+    if not init.weights.shape == init.mask.shape == structures.shape[:2]:
+        raise ShapeError(
+            f"init with weights of shape {tuple(init.weights.shape)} and a mask of shape {tuple(init.mask.shape)}",
+            f"{tuple(structures.shape[:2])}, as it has vertices", "Pass a solution as it came",
+        )  # fmt: skip
+    return None, (structures, init.weights.detach().double(), init.mask.bool())
 
 
 def _state(factor: Factor, inner: Scores, init: object, generator: torch.Generator | None) -> active_set.State:
@@ -258,10 +265,8 @@ def _differentiable(
 
 def _moved(factor: Factor, x: Tensor, state: active_set.State) -> Tensor:
     """(B, S) zeros whose derivatives are those of the weights."""
-    inverse = torch.linalg.inv_ex(active_set.bordered(state, factor.variables))[0][:, :-1, :-1]
-    inverse = inverse * state.used[:, None] * state.used[..., None]
     b = active_set.values(state.structures, x)
-    return torch.einsum("bst,bt->bs", inverse, b - b.detach())
+    return torch.einsum("bst,bt->bs", active_set.corner(state, factor.variables), b - b.detach())
 
 
 def _finished(x: Tensor, bad: Tensor, scores: Tensor) -> Tensor:

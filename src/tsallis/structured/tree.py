@@ -68,6 +68,9 @@ class DependencyTree(Factor):
         kind = "projective" if self.projective else "tree"
         return Structures(kind, self.variables, places=self.n, columns=self.n, high=1 if self.single_root else self.n)
 
+    def options(self) -> dict[str, object]:
+        return {"projective": self.projective, "single_root": self.single_root}
+
     def _value(self, unary: Tensor, additional: Tensor, lengths: Tensor | None) -> Tensor:
         return projective_value(unary.unflatten(1, self.natural), self.single_root, lengths)
 
