@@ -137,3 +137,23 @@ def test_many_gradients_at_once(factor: Factor, what: str) -> None:
         close([m[i] for m in many], list(torch.autograd.grad(out, inputs, g[i], retain_graph=True)), 1e-10)
     mapped = torch.func.vmap(lambda v: torch.autograd.grad(out, inputs, v, retain_graph=True))(g)
     close(list(mapped), list(many), 0.0)
+
+
+@pytest.mark.parametrize("scale", [0.3, 1.0])
+def test_errors_of_the_inverse_do_not_last(scale: float) -> None:
+    """Of hundreds of bits, whose structures are all but dependent."""
+    x = draw(Bits(1000), 10, scale)[0]
+    found = sparsemap(Bits(1000), x)
+    assert found.result.ok, str(found.result)
+    assert torch.allclose(found.marginals, x.clamp(0, 1), atol=1e-4)
+
+
+def test_derivatives_on_a_face_are_projections_whatever_its_structures() -> None:
+    factor = Budget(100, 30, exact=True)
+    leaf = draw(factor, 200, 0.3)[0].requires_grad_()
+    found = sparsemap(factor, leaf, tol=1e-13)
+    g = draw(factor, 200, 1.0, 1)[0]
+    (first,) = torch.autograd.grad(found.marginals, leaf, g, retain_graph=True)
+    (second,) = torch.autograd.grad(found.marginals, leaf, first)
+    assert torch.allclose(first, second, atol=1e-4)
+    assert bool((first.norm(dim=1) <= 1.0001 * g.norm(dim=1)).all())

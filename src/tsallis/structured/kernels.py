@@ -14,6 +14,11 @@ from ..core.structures import ActiveSet, Start, Structures, Supports
 from .active_set import State, corner
 from .factor import Factor, Scores
 
+# By how much of the square of its argument a projection may miss that its rest is orthogonal to it.
+PROJECTION = 1e-6
+# Of the largest step of a face, what is not rounding.
+ALONG = 1e-9
+
 
 def described(factor: Factor) -> Structures | None:
     """A factor in words of kernels; None where `best` is somebody else's than the description."""
@@ -88,6 +93,21 @@ class Derived:
 
     def _numbers(self, sizes: Tensor) -> tuple[Tensor, Tensor]:
         """The first structures of items (B, S, d + e), and the corner of the inverse of their bordered matrix."""
+        state = self._state(sizes)
+        return state.structures, corner(state, self.factor.variables)
+
+    def projected(self, x: Tensor, items: Tensor) -> Tensor:
+        """The derivative of marginals of these items in a direction of their scores: a projection, by singular vectors,
+        whatever the structures are.
+        """
+        state, d = self._state(self.found.sizes[:, 1]), self.factor.variables
+        unary = state.structures[items, :, :d]
+        steps = torch.where(state.used[items][..., None], unary - unary[:, :1], 0.0)
+        size, along = torch.linalg.svd(steps, full_matrices=False)[1:]
+        along = along * (size > ALONG * size[:, :1])[..., None]
+        return self.scale * (along.mT @ (along @ x[items][..., None]))[..., 0]
+
+    def _state(self, sizes: Tensor) -> State:
         found, d = self.found, self.factor.variables
         slots = max(1, int(sizes.max()))
         used = torch.arange(slots) < sizes[:, None]
@@ -101,8 +121,7 @@ class Derived:
             unary = torch.zeros(*used.shape, d, dtype=torch.float64)
             unary.scatter_add_(2, torch.where(there, codes, 0), there.double())
         pairs = self.factor.pairs(unary.flatten(0, 1)).unflatten(0, used.shape)
-        state = State(torch.cat([unary, pairs], -1), used.double(), used)
-        return state.structures, corner(state, d)
+        return State(torch.cat([unary, pairs], -1), used.double(), used)
 
 
 class Solved(torch.autograd.Function):
@@ -126,7 +145,13 @@ class _Symmetric(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, derived: Derived, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         ctx.derived = derived
-        return derived.kernel.marginals_of_scores(derived.found, x, y, derived.scale)
+        mu, nu = derived.kernel.marginals_of_scores(derived.found, x, y, derived.scale)
+        if not y.shape[1]:
+            # Of a face whose structures are all but dependent no inverse is good enough, which shows.
+            wrong = (mu * (derived.scale * x - mu)).sum(-1).abs() > PROJECTION * (derived.scale * x).square().sum(-1)
+            if bool(wrong.any()):
+                mu[wrong] = derived.projected(x, wrong)
+        return mu, nu
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple[Any, ...]:

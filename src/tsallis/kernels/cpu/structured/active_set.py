@@ -24,6 +24,8 @@ FINE = 1e-9
 COORDINATE = 1e-9
 # Directions in which a face has nothing new, after which it is whole.
 MISSES = 3
+# So often the best structure is asked for without the gap being half as large, before the inverse is made anew.
+PATIENCE = 32
 DONE, STUCK, CUT = range(3)
 EPSILON = 2.0**-52
 
@@ -181,7 +183,7 @@ def make_solver(structures: ModuleType, best: Any) -> Solver:
     @device
     def solve(r, most, tol, started):
         """(how it ended, the gap, how often the best structure was asked for), from a state or from the one found."""
-        asked, gap, tried, careful = 0, INF, False, False
+        asked, gap, tried, careful, least, since = 0, INF, False, False, INF, 0
         if not started:
             poke(r.facts, COUNT, 0)
             append(r, 1.0, 0.0, 1.0)
@@ -196,6 +198,15 @@ def make_solver(structures: ModuleType, best: Any) -> Solver:
                 return DONE, gap, asked
             if asked >= most or not gap > -INF:
                 return CUT, gap, asked
+            if gap < 0.5 * least:
+                least, since = gap, asked
+            elif asked - since >= PATIENCE:
+                # The inverse's errors lead astray.
+                since, careful = asked, True
+                make(r)
+                normalise(r, r.w)
+                settle(r, 2)
+                continue
             if take_in(r) and settle(r, 2 if careful else int(gap < FINE)):
                 tried = False
                 continue
