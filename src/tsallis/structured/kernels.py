@@ -116,8 +116,9 @@ class Derived:
         if found.factor.kind == "bits":
             unary = (codes[..., None] >> torch.arange(64) & 1).flatten(2)[..., :d].double()
         else:
-            places = torch.arange(found.factor.places)
-            there = used[..., None] & (places < (len(places) if found.lengths is None else found.lengths[:, None, None]))
+            n = found.factor.places
+            ends = n if found.lengths is None else found.lengths[:, None, None]
+            there = used[..., None] & (torch.arange(n) < ends)
             unary = torch.zeros(*used.shape, d, dtype=torch.float64)
             unary.scatter_add_(2, torch.where(there, codes, 0), there.double())
         pairs = self.factor.pairs(unary.flatten(0, 1)).unflatten(0, used.shape)

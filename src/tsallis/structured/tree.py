@@ -108,8 +108,8 @@ def arborescence(arcs: np.ndarray, single_root: bool) -> np.ndarray:
     possible, scores = np.zeros((n + 1, n + 1), dtype=bool), np.zeros((n + 1, n + 1))
     possible[:, 1:] = np.isfinite(arcs)
     scores[:, 1:] = np.where(possible[:, 1:], arcs, 0.0)
-    # Words on the root count before what is ruled out, that before scores: whole numbers, which lose no digits. So a tree
-    # with a single word on the root wins always, and one without anything ruled out among those, if there is one.
+    # Words on the root count before what is ruled out, that before scores: whole numbers, which lose no digits. A tree
+    # with a single word on the root always wins; of those one without anything ruled out, if there is one.
     ranks = np.where(possible, 0, -1)
     if single_root:
         ranks[0] -= n + 2

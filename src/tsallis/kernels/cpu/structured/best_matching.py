@@ -10,7 +10,7 @@ HIGHEST = 1.7e308
 
 @device
 def lowest_cost(r, slope):
-    """What a ruled-out pair costs: so much that no sum of others makes up for it; finite, as prices are taken off it."""
+    """What a ruled-out pair costs: so much that no sum of others makes up for it, but a number: prices come off it."""
     least, most = INF, -INF
     for j in range(r.d):
         x = peek(slope, j)
