@@ -10,7 +10,7 @@ from ..core.inputs import check_tensor
 
 
 def checked_lengths(lengths: object, batch: int, longest: int, like: Tensor) -> Tensor:
-    """(B) lengths of items, on the device of the scores: a copy, as kernels read it when gradients are asked for, too."""
+    """(B) lengths of items, on the device of the scores: a copy, which kernels read again for gradients."""
     found = check_tensor(lengths, "lengths")
     if tuple(found.shape) != (batch,) or found.is_floating_point() or found.dtype == torch.bool:
         raise ShapeError(f"lengths of shape {tuple(found.shape)}, {found.dtype}", f"({batch},) integers", "Pass those")
