@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import gc
+import shutil
 import weakref
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -156,3 +159,20 @@ def test_derivatives_on_a_face_are_projections_whatever_its_structures() -> None
     (second,) = torch.autograd.grad(found.marginals, leaf, first)
     assert torch.allclose(first, second, atol=1e-4)
     assert bool((first.norm(dim=1) <= 1.0001 * g.norm(dim=1)).all())
+
+
+def test_machine_code_of_something_else_is_not_taken(tmp_path: Path) -> None:
+    """Two processes that compile at once may choose the same name for what they keep."""
+    from numba.core.caching import IndexDataCacheFile
+
+    from tsallis.kernels.cpu.compiler import _keep_with_keys
+
+    store: Any = IndexDataCacheFile(str(tmp_path), "kernel", 0)
+    _keep_with_keys(store)
+    store.save(("one",), "first")
+    store.save(("other",), "second")
+    assert (store.load(("one",)), store.load(("other",))) == ("first", "second")
+    shutil.copy(tmp_path / "kernel.2.nbc", tmp_path / "kernel.1.nbc")
+    assert store.load(("one",)) is None
+    store.save(("one",), "first")
+    assert store.load(("one",)) == "first"

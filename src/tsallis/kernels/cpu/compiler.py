@@ -61,6 +61,7 @@ def compiled(function: Callable[..., Any], maker: Any = njit) -> Any:
         return maker(**options)(function)
     words = hashlib.sha256(repr(_described(function)).encode()).hexdigest()
     made._cache._index_key = lambda signature, codegen: (signature, codegen.magic_tuple(), words)
+    _keep_with_keys(made._cache._cache_file)
     save = made._cache.save_overload
 
     def save_if_possible(*arguments: Any) -> None:
@@ -70,6 +71,20 @@ def compiled(function: Callable[..., Any], maker: Any = njit) -> Any:
 
     made._cache.save_overload = save_if_possible
     return made
+
+
+def _keep_with_keys(store: Any) -> None:
+    """Keep machine code together with what it is of. The index is written before the code, and two processes may choose
+    the same name: without this one could be given what is another function's, or was compiled from older files.
+    """
+    save, load = store.save, store.load
+
+    def own(key: Any) -> Any:
+        found = load(key)
+        return found[1] if isinstance(found, tuple) and len(found) == 2 and found[0] == key else None
+
+    store.save = lambda key, data: save(key, (key, data))
+    store.load = own
 
 
 def _described(thing: Any) -> Any:
