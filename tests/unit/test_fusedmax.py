@@ -208,6 +208,30 @@ def test_gradients_at_large_lam_are_finite() -> None:
     assert torch.allclose(slopes[1], torch.tensor(2.0, dtype=torch.float64))
 
 
+def as_grid(z: Tensor, lam: float | Tensor) -> Tensor:
+    return ts.tvmax(z.unflatten(-1, (2, -1)), lam).flatten(-2)
+
+
+@pytest.mark.parametrize("mapping", [ts.fusedmax, ts.oscarmax, as_grid])
+def test_nothing_holds_ties_together_without_a_price(mapping: Callable[..., Tensor]) -> None:
+    """At lam = 0 it is sparsemax, in its derivatives too; that in lam is the limit from above."""
+    z = torch.tensor([[1.0, 1.0, 0.6, 0.6, 0.6, -3.0]], dtype=torch.float64)
+    # A row at 0 beside one that is not.
+    rows, lam = z.repeat(2, 1).requires_grad_(), torch.tensor([[0.0], [0.05]], dtype=z.dtype)
+    p = mapping(rows, lam[..., None] if mapping is as_grid else lam)
+    weights = torch.arange(6).square()
+    (slope,) = torch.autograd.grad((p * weights).sum(), rows)
+    expected = torch.autograd.functional.jacobian(lambda x: (ts.sparsemax(x) * weights).sum(), z)
+    assert torch.allclose(slope[:1], expected, atol=1e-14)
+    assert slope[0, 0] != slope[0, 1]
+    assert torch.allclose(slope[1, 0], slope[1, 1], atol=1e-14)
+    price, step = torch.tensor(0.0, dtype=z.dtype, requires_grad=True), 1e-4
+    (slope,) = torch.autograd.grad((mapping(z, price) * weights).sum(), price)
+    ahead = ((mapping(z, step) - mapping(z, 0.0)) * weights).sum() / step
+    assert torch.allclose(slope, ahead, atol=1e-9)
+    assert slope.abs() > 0.1
+
+
 def test_derivatives_of_grids() -> None:
     # Two groups of three and one entries in the support.
     z = GRID[:, :3].clone().requires_grad_()

@@ -24,10 +24,11 @@ def pairs(z: Tensor, lam: Tensor) -> Fused:
     place = torch.arange(z.shape[-1], device=z.device).expand_as(order)
     # How many others each entry is the larger one of.
     pull = torch.where(there, there.sum(-1, keepdim=True) - 1 - place, 0).to(z.dtype)
-    # Far below the largest, scores differ from each other no more; sums have to be finite.
+    # Far below the largest, scores differ from each other no more, nor do prices that are far above; sums have to be
+    # finite.
     low = -(torch.finfo(z.dtype).max ** 0.5)
     top = ordered[:, :1]
-    y = torch.where(there, (ordered - top).clamp_min(low), 0.0) - lam * pull
+    y = torch.where(there, (ordered - top).clamp_min(low), 0.0) - lam.clamp_max(-low) * pull
     x, tolerance = decreasing(y, ~there[:, 1:])
     joined = there[:, 1:] & (x.diff().abs() <= tolerance[:, 1:] + tolerance[:, :-1])
     first = torch.where(ahead(~joined, True), place, 0).cummax(-1).values
