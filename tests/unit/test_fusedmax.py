@@ -360,6 +360,24 @@ def test_what_is_refused(call: Callable[[Tensor], object], error: type[Exception
         call(GRID)
 
 
+@pytest.mark.parametrize("mapping", [ts.fusedmax, ts.oscarmax, as_grid])
+def test_nothing_that_gpus_refuse_to_do_deterministically(
+    mapping: Callable[..., Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With `torch.use_deterministic_algorithms` cumsum raises there, but for integers."""
+    cumsum = Tensor.cumsum
+
+    def guarded(x: Tensor, *args: int) -> Tensor:
+        assert not x.is_floating_point()
+        return cumsum(x, *args)
+
+    z = draw("normal", 3, 6)
+    expected = mapping(z, 0.1)
+    monkeypatch.setattr(Tensor, "cumsum", guarded)
+    assert torch.equal(mapping(z.requires_grad_(), 0.1), expected)
+    mapping(z, 0.1).square().sum().backward()
+
+
 def test_modules() -> None:
     module = ts.nn.Fusedmax(lam=torch.nn.Parameter(torch.tensor(0.3)))
     z = torch.randn(3, 6)

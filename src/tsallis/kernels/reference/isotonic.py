@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor
 
-from .variation import Fused, ahead, group_sums
+from .variation import Fused, ahead, group_sums, running_sums
 
 
 def pairs(z: Tensor, lam: Tensor) -> Fused:
@@ -54,7 +54,7 @@ def decreasing(y: Tensor, cut: Tensor) -> tuple[Tensor, Tensor]:
         distance = torch.zeros_like(y).scatter_reduce_(-1, segment, excess.abs(), "amax").gather(-1, segment)
         tolerance = rounding * distance * size.sqrt()
         # Sums from the start of the segment: those of whole segments are zero but for rounding.
-        sums = excess.cumsum(-1)
+        sums = running_sums(excess)
         start = torch.where(ahead(cut, True), place, 0).cummax(-1).values
         before = (sums - excess).gather(-1, start)
         within = torch.where(ahead(cut, True).roll(-1, -1), -torch.inf, sums - before)

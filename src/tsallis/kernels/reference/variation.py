@@ -96,6 +96,15 @@ def group_sums(x: Tensor, group: Tensor) -> Tensor:
     return torch.zeros_like(x).scatter_add(-1, group, x).gather(-1, group)
 
 
+def running_sums(x: Tensor) -> Tensor:
+    """Of (..., n) along n, in log n rounds: `cumsum` of floating numbers has no deterministic form on GPUs."""
+    reach = 1
+    while reach < x.shape[-1]:
+        x = torch.cat([x[..., :reach], x[..., reach:] + x[..., :-reach]], -1)
+        reach *= 2
+    return x
+
+
 def ahead(x: Tensor, value: float) -> Tensor:
     """(R, n) with a first column of the value before (R, n - 1)."""
     return torch.nn.functional.pad(x, (1, 0), value=value)
