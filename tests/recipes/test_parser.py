@@ -167,6 +167,15 @@ def test_padding_changes_no_score() -> None:
     assert not torch.allclose(scores[0, :3, :2], alone[0], atol=1e-3)
 
 
+def test_spellings_end_with_their_last_letter() -> None:
+    part, vocabulary = _treebank()
+    model = Parser(SMALL, vocabulary).eval()
+    found = model._inputs(part.batch(torch.tensor([0])))[0, :, SMALL.word_width :]
+    for word, vector in zip(SENTENCES[1].words, found, strict=True):
+        letters = model.letters(torch.tensor([vocabulary.letters[letter] for letter in word]))
+        assert torch.allclose(vector, model.spelling(letters.T[None])[0].amax(-1).relu(), atol=1e-6)
+
+
 def test_frequent_words_keep_their_vectors() -> None:
     part, vocabulary = _treebank()
     batch = part.batch(torch.tensor([2]))

@@ -23,7 +23,8 @@ def figures(runs: list[Run]) -> dict[str, tuple[Figure, str]]:
         "confidence": (
             _confidence(rows),
             "Share of right heads against the probability of the head that was chosen, on test words; the line is "
-            "where both are equal. Below: share of the words; the last bar is those where it is 1, of softmax in float32.",
+            "where both are equal. Below: share of the words; the last bar is those with probability 1 (softmax: in "
+            "float32).",
         )
     }
     if forests:
