@@ -83,7 +83,9 @@ class Softmax:
 
     def loss(self, scores: Tensor, batch: Batch) -> Tensor:
         heads = batch.heads.masked_fill(~batch.inside, -1)
-        return F.cross_entropy(self._possible(scores, batch), heads, ignore_index=-1, reduction="sum")
+        # Flat: on GPUs the loss of images, which more dimensions are taken for, is not deterministic.
+        flat = self._possible(scores, batch).mT.flatten(0, 1)
+        return F.cross_entropy(flat, heads.flatten(), ignore_index=-1, reduction="sum")
 
     def marginals(self, scores: Tensor, batch: Batch) -> tuple[Tensor, Tensor | None]:
         return ts.softmax(self._possible(scores, batch), 1) * batch.inside[:, None], None
