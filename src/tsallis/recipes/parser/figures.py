@@ -40,8 +40,9 @@ def _confidence(rows: list[tuple[str, Run]]) -> Figure:
     for number, (name, run) in enumerate(rows):
         words = read_weights(run.folder / WORDS.format("test"))
         p, right = words["confidence"].double().numpy(), words["right"].numpy()
-        # Bins are half-open above, so that 1 has its own.
-        place = np.floor(p.clip(0, 1) * BINS).astype(int)
+        # Of sums of float32 that are 1; bins are half-open above, so that 1 has its own.
+        p = np.where((words["several"].numpy() == 1) & (p > 0.5), 1.0, p.clip(0, 1))
+        place = np.floor(p * BINS).astype(int)
         n = np.bincount(place, minlength=BINS + 1)
         some = n > 0
         means = [np.bincount(place, x, BINS + 1)[some] / n[some] for x in (p, right)]

@@ -106,7 +106,7 @@ def _described(part: Part, place: int, marginals: Tensor, trees: int) -> dict[st
 def keep(dev: Findings, test: Findings, folder: Path) -> None:
     """Write what figures and tables of a report need."""
     for name, found in (("dev", dev), ("test", test)):
-        words = {name: getattr(found, name) for name in ("right", "confidence", "covered", "several")}
+        words = {column: getattr(found, column) for column in ("right", "confidence", "covered", "several")}
         write_weights(folder / WORDS.format(name), words)
         if found.trees is not None:
             write_weights(folder / SENTENCES.format(name), {"lengths": found.lengths, "trees": found.trees})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -75,11 +77,9 @@ class Loss(Protocol):
         ...
 
 
+@dataclass(frozen=True)
 class Softmax:
     """Cross-entropy of each word's head, whatever the heads of the others."""
-
-    def __init__(self, config: Config) -> None:
-        pass
 
     def loss(self, scores: Tensor, batch: Batch) -> Tensor:
         heads = batch.heads.masked_fill(~batch.inside, -1)
@@ -98,24 +98,29 @@ class Softmax:
         return scores.masked_fill(own, -torch.inf).masked_fill(behind[..., None], -torch.inf)
 
 
+@dataclass(frozen=True)
 class SparseMAP:
-    """The loss of whole trees."""
+    """The loss of whole trees; tol and max_iter are of its solver."""
 
-    def __init__(self, config: Config) -> None:
-        self.options = {"tol": config.tol, "max_iter": config.max_iter}
+    tol: float
+    max_iter: int
 
     def loss(self, scores: Tensor, batch: Batch) -> Tensor:
         target = F.one_hot(batch.heads, scores.shape[1]).mT
         return ts.structured.sparsemap_loss(
-            tree_of(scores), scores, target, lengths=batch.lengths, reduction="sum", **self.options
-        )
+            tree_of(scores), scores, target,
+            lengths=batch.lengths, reduction="sum", tol=self.tol, max_iter=self.max_iter,
+        )  # fmt: skip
 
     def marginals(self, scores: Tensor, batch: Batch) -> tuple[Tensor, Tensor | None]:
         found = ts.structured.sparsemap(tree_of(scores), scores, lengths=batch.lengths)
         return found.marginals, found.mask.sum(-1)
 
 
-LOSSES: dict[str, type[Softmax] | type[SparseMAP]] = {"softmax": Softmax, "sparsemap": SparseMAP}
+LOSSES: dict[str, Callable[[Config], Loss]] = {
+    "softmax": lambda config: Softmax(),
+    "sparsemap": lambda config: SparseMAP(config.tol, config.max_iter),
+}
 
 
 def tree_of(scores: Tensor) -> ts.structured.DependencyTree:
@@ -136,7 +141,7 @@ class Training(LightningModule):
         super().__init__()
         self.config, self.total = config, total
         self.model = Parser(config, vocabulary)
-        self.kind: Loss = LOSSES[config.loss](config)
+        self.kind = LOSSES[config.loss](config)
 
     def configure_optimizers(self) -> Any:
         optimizer = torch.optim.Adam(self.parameters(), lr=self.config.lr, betas=BETAS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,9 @@ __all__ = ["NOTE", "Config", "details", "figures", "table", "train"]
 
 NOTE = (
     "UAS: share of words with the right head, of all words, punctuation included; trees have one word on the root. "
-    "The epoch was chosen by dev. Of the sparse distribution: share of sentences with one tree, mean "
-    "number of trees, share of words with several heads, and with the gold head among them or alone; marginals are "
-    "unique, the trees that make them up are not."
+    "The epoch was chosen by dev. Of the sparse distribution: share of sentences with one tree, mean number of trees, "
+    "share of words with several heads, and of those whose gold head has probability; marginals are unique, the trees "
+    "that make them up are not."
 )
 
 
@@ -34,7 +35,7 @@ def train(config: Config, folder: Path) -> Result:
     data = load(config)
     seed_all(config.seed, "weights")
     batches = len(data.train.buckets(config.batch_words, generator(0)))
-    task = Training(config, data.vocabulary, config.epochs * -(-batches // config.devices))
+    task = Training(config, data.vocabulary, config.epochs * math.ceil(batches / config.devices))
     fitted = fit(
         config, task, _batches(data.train, batches, config), Loader(data.dev.batch, len(data.dev), config.eval_batch),
         folder, epochs=config.epochs, monitor="val/wrong", label=folder.name,
