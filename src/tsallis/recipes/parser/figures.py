@@ -40,7 +40,7 @@ def _confidence(rows: list[tuple[str, Run]]) -> Figure:
     for number, (name, run) in enumerate(rows):
         words = read_weights(run.folder / WORDS.format("test"))
         p, right = words["confidence"].double().numpy(), words["right"].numpy()
-        # Of sums of float32 that are 1; bins are half-open above, so that 1 has its own.
+        # Weights of trees may sum to a little less than 1; bins are half-open above, so that 1 has its own.
         p = np.where((words["several"].numpy() == 1) & (p > 0.5), 1.0, p.clip(0, 1))
         place = np.floor(p * BINS).astype(int)
         n = np.bincount(place, minlength=BINS + 1)
