@@ -14,8 +14,8 @@ from .data import Part
 from .model import Training, parse
 
 WORDS, SENTENCES, AMBIGUOUS = "{}-words.safetensors", "{}-sentences.safetensors", "ambiguous.json"
-# Sentences shown, and the longest of them.
-SHOWN, LONGEST = 12, 16
+# Sentences shown, the longest of them, and how many trees have probability in those that come first.
+SHOWN, LONGEST, FEW = 12, 16, 3
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Findings:
         several: (words) how many heads have.
         lengths: (sentences).
         trees: (sentences) how many have probability; None for distributions over single heads.
-        ambiguous: sentences in which some word has several heads, the most undecided ones.
+        ambiguous: sentences in which some word has several heads, those of few trees first, the most undecided ones.
     """
 
     right: Tensor
@@ -82,9 +82,11 @@ def examine(task: Training, part: Part, size: int) -> Findings:
                 if number[i] > 1 and part.lengths[place] <= LONGEST
             ]
     right, confidence, covered, several = (torch.cat(column) for column in zip(*words, strict=True))
-    ambiguous.sort(key=lambda found: found["decided"])
+    ambiguous.sort(key=lambda found: (found["trees"] > FEW, found["decided"]))
+    # A sentence may stand in a treebank several times.
+    different = list({tuple(found["words"]): found for found in reversed(ambiguous)}.values())[::-1]
     forest = torch.cat(trees) if trees else None
-    return Findings(right, confidence, covered, several, part.lengths, forest, ambiguous[:SHOWN])
+    return Findings(right, confidence, covered, several, part.lengths, forest, different[:SHOWN])
 
 
 def _described(part: Part, place: int, marginals: Tensor, trees: int) -> dict[str, Any]:

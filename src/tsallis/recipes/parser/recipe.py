@@ -97,7 +97,7 @@ def table(runs: list[Run]) -> list[Row]:
 
 
 def details(runs: list[Run]) -> dict[str, list[Row]]:
-    """Words between whose heads a parser does not decide, of the dev sentences in which it decides least."""
+    """Words between whose heads a parser does not decide, of dev sentences with few trees in which it decides least."""
     return {
         f"Ambiguous attachments: {name}, seed {run.result['seed']}": [
             _row(found, choice) for found in read_json(run.folder / AMBIGUOUS) for choice in found["choices"]
