@@ -95,14 +95,15 @@ options = types(mask="u8", bias="fp32", lows="i32", highs="i32", alpha="fp32")
 for kind, width, narrow, causal, rest in (
     (1, 64, True, True, {}), (2, 128, True, False, options), (0, 64, False, False, {}), (1, 128, False, True, {}),
 ):
-    M, N, warps, warps_back = attention_calls.shape_of(1000, width, narrow)
+    M, N, warps, warps_back, stages, stages_back = attention_calls.shape_of(1000, width, narrow)
     same = {name: "*bf16" if narrow else "*fp32" for name in ("q", "k", "v", "g", "out", "dq", "dk", "dv")}
     same |= types(notes="fp32", codes="u8", lists="i16", means="fp32") | rest
     shape = dict(CAUSAL=causal, KIND=kind, M=M, N=N, WIDTH=width, D=width, DEPTH=width, DV=width)
-    shape |= dict(strided=True, stages=attention_calls.STAGES)
-    build(attention.attend, same, warps, **shape)
-    build(attention_gradients.to_queries, {**same, **(types(slopes="fp32") if rest else {})}, warps_back, **shape)
-    build(attention_gradients.to_keys, same, warps_back, **shape)
+    shape["strided"] = True
+    build(attention.attend, same, warps=warps, stages=stages, **shape)
+    same |= types(slopes="fp32") if rest else {}
+    build(attention_gradients.to_queries, same, warps=warps_back, stages=stages_back, **shape)
+    build(attention_gradients.to_keys, same, warps=warps_back, stages=stages_back, **shape)
 """
 
 

@@ -134,6 +134,19 @@ def test_alpha_one_is_cross_entropy() -> None:
 
 
 @needs_numba
+def test_a_sparse_gradient_of_a_weight_in_half_precision() -> None:
+    hidden, weight, target = torch.randn(6, 8), torch.randn(30, 8), torch.randint(30, (6,))
+    own = [weight.bfloat16().requires_grad_() for _ in range(2)]
+    for w, sparse in zip(own, (True, False), strict=True):
+        ts.linear_entmax_loss(hidden.bfloat16(), w, target, sparse_grad=sparse).backward()
+    got, expected = (w.grad for w in own)
+    assert got is not None
+    assert expected is not None
+    assert got.is_sparse
+    assert got.dtype == torch.bfloat16
+    assert torch.equal(got.to_dense(), expected)
+
+
 def test_a_sparse_gradient_is_the_dense_one_and_trains() -> None:
     hidden, weight, target = draw_layer(30, 16, 4000, 5)
     bias = torch.zeros(4000, requires_grad=True)

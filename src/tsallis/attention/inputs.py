@@ -139,6 +139,8 @@ def alpha_of_heads(alpha: object, q: Tensor) -> Number:
         )
     if alpha.dim() == 0:
         return alpha
+    if alpha.device != q.device:
+        raise ShapeError(f"alpha on {alpha.device}, query on {q.device}", "one device", "Move alpha with .to()")
     if alpha.dim() > 1:
         alpha = alpha.expand(lead)
     return alpha.reshape(-1, alpha.shape[-1], 1, 1)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..core import registry
 from ..core.errors import TsallisError
-from .peers import peers
+from .peers import peers, runs
 from .timing import DTYPES, awaited, device_named, interleaved, keep_pages, quartiles, seconds_of, write_json
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def _measure(setting: Setting, family: str, z: Tensor, backward: bool, seconds: 
     def work(forward: Callable[[Tensor], Tensor]) -> Callable[[], object]:
         return timed((lambda: torch.autograd.grad(forward(z), z, g)) if backward else (lambda: forward(z)))
 
-    rivals = [work(peer) for peer in peers(setting, z)]
+    rivals = [rival for peer in peers(setting, z) if runs(rival := work(peer))]
     best = min(rivals, key=lambda rival: min(seconds_of(rival) for _ in range(2))) if rivals else None
     ours, softmax = work(setting), work(lambda z: torch.softmax(z, -1))
     target = torch.empty_like(z, requires_grad=False)

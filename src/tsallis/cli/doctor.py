@@ -12,8 +12,7 @@ import torch
 from .. import __version__
 from ..core import registry
 from ..core.api import explain_backend
-from ..kernels import cpu
-from ..kernels.offers import missing
+from ..kernels import cpu, triton
 
 OPTIONAL = ("numba", "triton", "lightning", "transformers", "captum", "gradio")
 
@@ -50,7 +49,7 @@ def _cpu_kernels() -> list[str]:
 
 
 def _gpu_kernels() -> str:
-    if (reason := missing("triton")) is not None:
+    if (reason := triton.triton_missing()) is not None:
         return f"GPU kernels: none, the reference serves: {reason}"
     if not torch.cuda.is_available():
         return f"GPU kernels: triton {_version('triton')}, for which there is no CUDA device"

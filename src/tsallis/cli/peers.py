@@ -52,6 +52,15 @@ def _adasplash(alpha: float) -> list[Callable[[Tensor], Tensor]]:
     return [call(steps) for steps in good[:1]]
 
 
+def runs(action: Callable[[], object]) -> bool:
+    """Whether a package's way works here: some fail in half precision, or with other versions of Triton."""
+    try:
+        action()
+    except Exception:  # noqa: BLE001 - anything may be wrong with what is not ours
+        return False
+    return True
+
+
 def linear_peers(hidden: Tensor, weight: Tensor, target: Tensor) -> Iterator[tuple[str, Callable[[], Tensor]]]:
     """Fused output layers with cross-entropy in other packages, for GPUs."""
     if not hidden.is_cuda:

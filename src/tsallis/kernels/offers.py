@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache
 from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import Any
 
@@ -14,14 +15,22 @@ from ..core.dispatch import Kernel, Signature, add_kernel
 
 
 @cache
-def missing(package: str) -> str | None:
-    """None if a package can be imported."""
+def missing(package: str, least: tuple[int, int] = (0, 0)) -> str | None:
+    """None if a package can be imported and is new enough, by the first two numbers of its version."""
     try:
         found = find_spec(package) is not None
     except (ImportError, ValueError):
         # Somebody made it unavailable on purpose.
         found = False
-    return None if found else f"{package} is not installed: pip install {package}"
+    if not found:
+        return f"{package} is not installed: pip install {package}"
+    try:
+        there = version(package)
+    except PackageNotFoundError:
+        # Put beside the code by hand: taken as it is.
+        return None
+    numbers = tuple(int(n) for n in there.split(".")[:2] if n.isdigit())
+    return f"{package} {'.'.join(map(str, least))} or newer is needed, not {there}" if numbers < least else None
 
 
 def reason_against(signature: Signature) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, get_args, overload
+from typing import Any, Literal, get_args, overload
 
 import torch
 from jaxtyping import Float, Int
@@ -156,12 +156,26 @@ def _linear_loss(
 _outside_of_graphs = torch._disable_dynamo(_linear_loss)  # pyright: ignore[reportPrivateImportUsage]
 
 
+class Widened(torch.autograd.Function):
+    """`Tensor.to` a dtype, whose own backward pass takes no sparse gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, dtype: torch.dtype) -> Tensor:
+        ctx.dtype = x.dtype
+        return x.to(dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        return grads[0].to(ctx.dtype), None
+
+
 def _losses(
     layer: Layer, hidden: Tensor, weight: Tensor, bias: Tensor | None, index: Tensor, params: Sequence[float | Tensor]
 ) -> Tensor:
     compute = torch.promote_types(hidden.dtype, weight.dtype)
     compute = torch.float32 if compute in HALF else compute
-    hidden, weight = hidden.to(compute), weight.to(compute)
+    hidden = hidden.to(compute)
+    weight = Widened.apply(weight, compute) if layer.sparse_grad and weight.dtype != compute else weight.to(compute)
     bias = None if bias is None else bias.to(compute)
     if not len(index) or not all(is_plain(x) for x in (hidden, weight, bias, index, *params) if isinstance(x, Tensor)):
         layer.report.reason = "no targets" if not len(index) else "inside a function transform"

@@ -13,7 +13,14 @@ import torch
 from ...core.dispatch import Signature
 from ..offers import missing, offer, reason_against
 
+# The oldest that compiles every kernel; torch 2.8 brings it.
+LEAST = (3, 4)
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def triton_missing() -> str | None:
+    """None where Triton is there and new enough."""
+    return missing("triton", LEAST)
 
 
 def _supports(signature: Signature) -> str | None:
@@ -23,7 +30,7 @@ def _supports(signature: Signature) -> str | None:
         return f"for CUDA, or CPU in Triton's interpreter, not {signature.device}"
     if signature.dtype not in DTYPES:
         return f"for floating-point scores, not {signature.dtype}"
-    return reason_against(signature) or missing("triton")
+    return reason_against(signature) or triton_missing()
 
 
 def offer_all() -> None:

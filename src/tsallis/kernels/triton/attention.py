@@ -16,17 +16,19 @@ from .attention_tiles import (
     BIAS,
     MASK,
     NOTES,
+    PART,
     K,
     Q,
     V,
     code_of,
     dot,
+    end_of,
     list_codes,
     of_head,
     rows_from,
     scores_of,
-    seen_by,
     store_notes,
+    store_parts,
     store_rows,
 )
 from .simplex import CLOSE, GUESSES, SWEEPS, newton, state, unsettled
@@ -55,6 +57,24 @@ def moved_from(X, Y, S, W, before, heavier, active, power, exponent, tolerance, 
     return tl.where(active != 0, moved, X), tl.where(active != 0, rest, Y), off, W, active, worst
 
 
+@triton.jit
+def look(
+    query, k, bias, mask, i, low, high, where, scale, keys, begin, end, a, codes, best, top, WHOLE: tl.constexpr,
+    M: tl.constexpr, N: tl.constexpr, WIDTH: tl.constexpr, D: tl.constexpr,
+):  # fmt: skip
+    """The first pass over blocks [begin, end): (largest scores of columns, of rows), infinite if a score is NaN."""
+    for block in range(begin, end):
+        key = rows_from(k, block * N, where[K + 2], keys, N, WIDTH, D)
+        j = block * N + tl.arange(0, N)
+        z = scores_of(dot(query, tl.trans(key), None), bias, mask, i, low, high, j[None, :], where, scale, WHOLE)
+        z = tl.where(z == z, z, INF)
+        best, peak = tl.maximum(best, z), tl.max(z, 1)
+        top = tl.maximum(top, peak)
+        gap = tl.where((peak > -INF) & (top < INF), peak - top, -INF)
+        store_parts(codes, block, code_of(gap, a), M)
+    return best, top
+
+
 @triton.jit(do_not_specialize=["queries", "keys", "heads", "group", "tiles", "blocks"])
 def attend(
     q, k, v, bias, mask, lows, highs, alpha, number: tl.float64, out, notes, codes, lists, where, scale, queries, keys,
@@ -68,34 +88,44 @@ def attend(
     batch, head = owner // heads, owner % heads
     q, k = of_head(q, where, Q, batch, head), of_head(k, where, K, batch, head // group)
     v = of_head(v, where, V, batch, head // group)
-    bias, mask = of_head(bias, where, BIAS, batch, head), of_head(mask, where, MASK, batch, head)
+    if bias is not None:
+        bias = of_head(bias, where, BIAS, batch, head)
+    if mask is not None:
+        mask = of_head(mask, where, MASK, batch, head)
     place = owner * tiles + tile
-    codes, lists = codes + place * blocks, lists + place * blocks
+    codes, lists = codes + place * blocks * (M // PART), lists + place * blocks
     which = owner + tl.arange(0, 1)
     order = number_of(number, alpha, which, which >= 0)
     fits, power, exponent = state(order, KIND)
     power, exponent, a = power.to(tl.float32), exponent.to(tl.float32), tl.max(order - 1.0, 0).to(tl.float32)
 
     i, columns = tile * M + tl.arange(0, M), tl.arange(0, N)
-    low, high = seen_by(lows, highs, i, queries, keys, CAUSAL)
-    some = low < high
-    first, last = tl.min(tl.where(some, low, keys), 0) // N, (tl.max(tl.where(some, high, 0), 0) + N - 1) // N
+    row, end = i[:, None], end_of(highs, i, queries, keys, CAUSAL)
+    high, first, whole = end[:, None], tl.full([], 0, tl.int32), tl.full([], 0, tl.int32)
+    low = None
+    if lows is not None:
+        begin = tl.load(lows + i, mask=i < queries, other=keys)
+        low, first, whole = begin[:, None], tl.min(begin, 0) // N, (tl.max(begin, 0) + N - 1) // N
+    last = (tl.max(end, 0) + N - 1) // N
+    # Blocks of which every query sees every key; between them and the ends lie few.
+    whole = tl.minimum(whole, last)
+    past = tl.maximum(whole, tl.minimum(tl.min(end, 0) // N, last))
     query = rows_from(q, tile * M, where[Q + 2], queries, M, WIDTH, D)
-
-    top, bad = tl.full([M], -INF, tl.float32), tl.zeros([M], tl.int32)
-    best = tl.full([M, N], -INF, tl.float32)
-    for block in range(first, last):
-        key = rows_from(k, block * N, where[K + 2], keys, N, WIDTH, D)
-        z = scores_of(query, key, bias, mask, i, low, high, block * N + columns, where, scale)
-        best = tl.maximum(best, z)
-        # Neither below infinity: infinite, or NaN.
-        bad = bad | tl.max((z < INF).to(tl.int32) ^ 1, 1)
-        top = tl.maximum(top, tl.max(z, 1))
-        # Of all scores at once: Blackwell's compiler fails on a maximum of rows' maxima.
-        known = ((top > -INF) & (top < INF))[:, None] & (z > -INF)
-        gap = tl.max(tl.reshape(tl.where(known, z - top[:, None], -INF), [M * N]), 0)
-        tl.store(codes + block, code_of(gap, a).to(codes.dtype.element_ty))
-    bad = tl.where(fits, bad, 1)
+    best, top = tl.full([M, N], -INF, tl.float32), tl.full([M], -INF, tl.float32)
+    if lows is not None:
+        best, top = look(
+            query, k, bias, mask, row, low, high, where, scale, keys, first, whole, a, codes, best, top, False,
+            M, N, WIDTH, D,
+        )  # fmt: skip
+    best, top = look(
+        query, k, bias, mask, row, low, high, where, scale, keys, whole, past, a, codes, best, top, True,
+        M, N, WIDTH, D,
+    )  # fmt: skip
+    best, top = look(
+        query, k, bias, mask, row, low, high, where, scale, keys, past, last, a, codes, best, top, False,
+        M, N, WIDTH, D,
+    )  # fmt: skip
+    bad = tl.where(fits & (top < INF), 0, 1)
     solved = (bad == 0) & (top > -INF)
     base = tl.where(solved, top, 0.0)
     # Rows that are NaN make NaN of gradients in all keys that they see.
@@ -108,7 +138,7 @@ def attend(
     cut = tl.min(cut_of(X, Y, power, solved, KIND), 0)
     # One lower, for the compiler may round the same expression differently elsewhere.
     least = tl.where(spoilt != 0, 0, tl.maximum(code_of(cut, a) - 1, 1))
-    count = list_codes(codes, 1, first, last, least, lists, True)
+    count = list_codes(codes, M // PART, first, last, least, lists, M, True)
 
     before, heavier, step = X * 0.0 + INF, X * 0.0 + INF, 0
     active = solved.to(tl.int32)
@@ -119,19 +149,16 @@ def attend(
         A, C, E = arguments(X, Y, power, exponent, KIND)
         cuts = cut_of(X, Y, power, solved, KIND)
         S, W = tl.zeros([M], tl.float32), tl.zeros([M], tl.float32)
-        left = tl.full([], 0, tl.int32)
         for at in range(0, count):
             block = tl.load(lists + at).to(tl.int32)
             key = rows_from(k, block * N, where[K + 2], keys, N, WIDTH, D)
-            d = scores_of(query, key, bias, mask, i, low, high, block * N + columns, where, scale) - base[:, None]
+            j, products = (block * N + columns)[None, :], dot(query, tl.trans(key), None)
+            d = scores_of(products, bias, mask, row, low, high, j, where, scale, False) - base[:, None]
             p, w = evaluate(d, A[:, None], C[:, None], E[:, None], KIND)
             S, W = S + tl.sum(p, 1), W + tl.sum(w, 1)
-            # Blocks outside of all supports leave the list, on places that have been read.
-            reaches = tl.max(tl.reshape((d > cuts[:, None]).to(tl.int32), [M * N]), 0) | spoilt
-            tl.store(lists + left, block.to(lists.dtype.element_ty), mask=reaches != 0)
-            left += reaches
-        tl.debug_barrier()
-        count = left
+            store_parts(codes, block, (tl.max(d, 1) > cuts).to(tl.int32) | spoilt, M)
+        # Blocks outside of all supports leave the list.
+        count = list_codes(codes, M // PART, first, last, 1, lists, M, True)
         X, Y, before, heavier, active, worst = moved_from(
             X, Y, S, W, before, heavier, active, power, exponent, tolerance, step, KIND
         )
@@ -145,14 +172,14 @@ def attend(
         for at in range(0, count):
             block = tl.load(lists + at).to(tl.int32)
             key = rows_from(k, block * N, where[K + 2], keys, N, WIDTH, D)
-            d = scores_of(query, key, bias, mask, i, low, high, block * N + columns, where, scale) - base[:, None]
+            j, products = (block * N + columns)[None, :], dot(query, tl.trans(key), None)
+            d = scores_of(products, bias, mask, row, low, high, j, where, scale, False) - base[:, None]
             p, w = evaluate(d, A[:, None], C[:, None], E[:, None], KIND)
             S, W = S + tl.sum(p, 1), W + tl.sum(w, 1)
             value = rows_from(v, block * N, where[V + 2], keys, N, DEPTH, DV)
             total = dot(p.to(value.dtype), value, total)
             if notes is not None:
-                used = tl.max(tl.reshape((p > 0.0).to(tl.int32), [M * N]), 0) | spoilt
-                tl.store(codes + block, used.to(codes.dtype.element_ty))
+                store_parts(codes, block, (tl.max(p, 1) > 0.0).to(tl.int32) | spoilt, M)
         factor = tl.where(S > 0.0, 1.0 / tl.where(S > 0.0, S, 1.0), 0.0)
         result = tl.where((bad != 0)[:, None], float("nan"), total * factor[:, None])
         store_rows(out + owner * queries * DEPTH, tile * M, queries, result, M, DEPTH, DV)

@@ -12,13 +12,11 @@ from torch import Tensor
 
 from ...core.dispatch import AttentionInputs
 from . import attention, attention_gradients
-from .attention_tiles import NOTES
+from .attention_tiles import NOTES, PART
 from .calls import Simplex, power_of_2, start
 
 # Widths of heads, and bytes of shared memory that the kernels need for them.
 ROOM = ((128, 99 * 1024), (256, 160 * 1024))
-# How many blocks of keys are in shared memory or on their way there.
-STAGES = 2
 # Sums of p that are less off than this are divided out without a trace in half precision.
 ENOUGH = 2.0**-18
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
@@ -26,20 +24,26 @@ DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 class Shape(NamedTuple):
     """Tiles of M queries by N keys, the same in both passes: one says to the other where there is support. The warps
-    that share one, forward and backward.
+    that share one, and how many blocks are in shared memory or on their way there, forward and backward.
     """
 
     M: int
     N: int
     warps: int
     warps_back: int
+    stages: int
+    stages_back: int
 
 
 def shape_of(queries: int, width: int, narrow: bool) -> Shape:
-    """What fits into registers, in half precision (``narrow``) or float32."""
+    """What fits into registers, in half precision (``narrow``) or float32, and was fastest on an H200. Warps that share
+    rows wait for each other in every block: with eight of them most kernels take twice the time.
+    """
     most = 64 if narrow else 32
     M, N = min(most, power_of_2(queries)), most if width <= 128 else most // 2
-    return Shape(M, N, 4 if narrow and width <= 64 else 8, 8)
+    if narrow:
+        return Shape(M, N, 4, 4, 3 if width <= 128 else 2, 3 if width <= 64 else 2)
+    return Shape(M, N, 4, 4 if width <= 64 else 8, 2, 2)
 
 
 def _room(x: Tensor) -> int:
@@ -84,19 +88,21 @@ class Attention:
         tiles, blocks = task.sizes["tiles"], task.sizes["blocks"]
         heads = q.shape[0] * q.shape[1]
         # Keys that no query of a tile sees are not visited: their codes are 0 from the start.
-        codes = (torch.zeros if train else torch.empty)(heads, tiles, blocks, dtype=torch.uint8, device=q.device)
+        parts = task.shape.M // PART.value
+        codes = (torch.zeros if train else torch.empty)(heads, tiles, blocks, parts, dtype=torch.uint8, device=q.device)
         notes = q.new_empty(heads, q.shape[2], NOTES.value, dtype=torch.float32) if train else None
         tolerance = max((2.0 + sqrt(keys) / 16.0) * 2.0**-23, 0.0 if q.dtype == torch.float32 else ENOUGH)
         start(
             attention.attend, (heads * tiles,), q, **task.tensors, **task.sizes, out=out, notes=notes, codes=codes,
-            lists=_lists(codes, blocks), tolerance=tolerance, num_warps=task.shape.warps, num_stages=STAGES,
+            lists=_lists(codes[..., 0], blocks), tolerance=tolerance, num_warps=task.shape.warps,
+            num_stages=task.shape.stages,
         )  # fmt: skip
-        return out, [] if notes is None else [codes, notes]
+        return out, [] if notes is None else [codes, notes, out]
 
     def backward(
         self, inputs: AttentionInputs, kept: Sequence[Tensor], g: Tensor, wanted: Sequence[bool]
     ) -> tuple[Tensor | None, ...]:
-        task, (q, k, v), (codes, notes) = self._task(inputs, g), (inputs.q, inputs.k, inputs.v), kept
+        task, (q, k, v), (codes, notes, out) = self._task(inputs, g), (inputs.q, inputs.k, inputs.v), kept
         dq, dk, dv = (
             torch.empty_like(x, memory_format=torch.contiguous_format) if want else None
             for x, want in zip((q, k, v), wanted[:3], strict=True)
@@ -107,15 +113,16 @@ class Attention:
         same = {**task.tensors, **task.sizes, "codes": codes, "notes": notes, "means": means}
         if dq is not None or dk is not None or slopes is not None:
             start(
-                attention_gradients.to_queries, (len(codes) * tiles,), q, **same, lists=_lists(codes, blocks), dq=dq,
-                slopes=slopes, num_warps=task.shape.warps_back, num_stages=STAGES,
+                attention_gradients.to_queries, (len(codes) * tiles,), q, **same, out=out,
+                lists=_lists(codes[..., 0], blocks), dq=dq, slopes=slopes, num_warps=task.shape.warps_back,
+                num_stages=task.shape.stages_back,
             )  # fmt: skip
         if dk is not None or dv is not None:
             owners = k.shape[0] * k.shape[1] * blocks
             lists = _lists(codes.new_empty(owners, tiles), tiles)
             start(
                 attention_gradients.to_keys, (owners,), q, **same, lists=lists, dk=dk, dv=dv,
-                num_warps=task.shape.warps_back, num_stages=STAGES,
+                num_warps=task.shape.warps_back, num_stages=task.shape.stages_back,
             )  # fmt: skip
         return dq, dk, dv, slopes
 

@@ -21,14 +21,14 @@ NOTES = tl.constexpr(4)
 INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
 # Codes that are read together; steps between 0 and 255.
 CODES, STEPS = tl.constexpr(128), tl.constexpr(254.0)
+# Rows that have a code together: those of a warp.
+PART = tl.constexpr(16)
 
 
 @triton.jit
 def of_head(x, where, tensor: tl.constexpr, batch, head):
-    """The part of a tensor, if there is one, that belongs to a head."""
-    if x is not None:
-        x = x + batch * where[tensor] + head * where[tensor + 1]
-    return x
+    """The part of a tensor that belongs to a head."""
+    return x + batch * where[tensor] + head * where[tensor + 1]
 
 
 @triton.jit
@@ -61,29 +61,35 @@ def store_rows(x, first, count, value, ROWS: tl.constexpr, WIDTH: tl.constexpr, 
 
 
 @triton.jit
-def seen_by(lows, highs, i, queries, keys, CAUSAL: tl.constexpr):
-    """Each query sees keys [low, high)."""
-    live = i < queries
-    if lows is None:
-        low = tl.zeros(i.shape, tl.int32)
-        high = tl.minimum(i + 1, keys) if CAUSAL else low + keys
+def end_of(highs, i, queries, keys, CAUSAL: tl.constexpr):
+    """Each query sees no key from here on; queries that are not there see none."""
+    if highs is not None:
+        high = tl.load(highs + i, mask=i < queries, other=0)
+    elif CAUSAL:
+        high = tl.minimum(i + 1, keys)
     else:
-        low, high = tl.load(lows + i, mask=live, other=0), tl.load(highs + i, mask=live, other=0)
-    return low, tl.where(live, high, low)
+        high = tl.zeros(i.shape, tl.int32) + keys
+    return tl.where(i < queries, high, 0)
 
 
 @triton.jit
-def scores_of(q, k, bias, mask, i, low, high, j, where, scale):
-    """Scores of a tile, -inf where nothing is attended to: scaled after the product, in float32."""
-    z = dot(q, tl.trans(k), None) * scale
-    seen = (j[None, :] >= low[:, None]) & (j[None, :] < high[:, None])
-    row, column = i.to(tl.int64)[:, None], j.to(tl.int64)[None, :]
+def scores_of(products, bias, mask, i, low, high, j, where, scale, WHOLE: tl.constexpr):
+    """Scores of a tile from its products: scaled in float32, -inf where nothing is attended to. ``WHOLE`` says that
+    every key lies between ``low`` (None for 0) and ``high``. i, low and high run along one dimension, j the other.
+    """
+    z = products * scale
+    seen = (i >= 0) & (j >= 0)
+    if not WHOLE:
+        seen = (j < high) if low is None else (j < high) & (j >= low)
+    row, column = i.to(tl.int64), j.to(tl.int64)
     if bias is not None:
         z += tl.load(bias + row * where[BIAS + 2] + column * where[BIAS + 3], mask=seen, other=0.0).to(tl.float32)
     if mask is not None:
-        kept = tl.load(mask + row * where[MASK + 2] + column * where[MASK + 3], mask=seen, other=0)
-        seen = seen & (kept != 0)
-    return tl.where(seen, z, -INF)
+        seen = seen & (tl.load(mask + row * where[MASK + 2] + column * where[MASK + 3], mask=seen, other=0) != 0)
+    if WHOLE and mask is None:
+        return z
+    else:
+        return tl.where(seen, z, -INF)
 
 
 @triton.jit
@@ -96,21 +102,29 @@ def code_of(gap, a):
 
 
 @triton.jit
-def list_codes(codes, stride, first, last, low, lists, WIPE: tl.constexpr):
-    """List the numbers of those codes among [first, last) that are at least ``low``. Returns how many."""
+def store_parts(codes, block, code, M: tl.constexpr):
+    """Write the largest of the codes of rows, part by part: warps need not wait for each other."""
+    parts: tl.constexpr = M // PART
+    largest = tl.max(tl.reshape(code, [parts, PART]), 1)
+    tl.store(codes + block * parts + tl.arange(0, parts), largest.to(codes.dtype.element_ty))
+
+
+@triton.jit
+def list_codes(codes, stride, first, last, low, lists, M: tl.constexpr, WIPE: tl.constexpr):
+    """List the numbers of those among [first, last) of which a part has a code of ``low`` or more. Returns how many."""
     # What was written before is read, and what is written read afterwards.
     tl.debug_barrier()
-    count = tl.full([], 0, tl.int32)
-    at = first
+    count, at = tl.full([], 0, tl.int32), first
+    part = tl.arange(0, M // PART)[None, :]
     while at < last:
         n = at + tl.arange(0, CODES)
-        inside = n < last
-        code = tl.load(codes + n.to(tl.int64) * stride, mask=inside, other=0).to(tl.int32)
+        inside, place = n < last, codes + n.to(tl.int64)[:, None] * stride + part
+        code = tl.max(tl.load(place, mask=inside[:, None], other=0).to(tl.int32), 1)
         chosen = inside & (code >= low)
         order = tl.cumsum(chosen.to(tl.int32), 0)
         tl.store(lists + count + order - 1, n.to(lists.dtype.element_ty), mask=chosen)
         if WIPE:
-            tl.store(codes + n.to(tl.int64) * stride, tl.zeros([CODES], codes.dtype.element_ty), mask=inside)
+            tl.store(place, tl.zeros([CODES, M // PART], codes.dtype.element_ty), mask=inside[:, None])
         count += tl.max(order, 0)
         at += CODES
     tl.debug_barrier()
@@ -135,8 +149,8 @@ def load_notes(notes, i, queries):
 
 @triton.jit
 def probabilities_of(z, base, X, Y, factor, scale, exponent, KIND: tl.constexpr):
-    """p of a tile again; NaN of rows that are."""
+    """p of a tile again, from what was kept of its rows, along the dimension of these; NaN of rows that are."""
     bad = base != base
     A, C, E = arguments(X, Y, scale, exponent, KIND)
-    p, _ = evaluate(z - tl.where(bad, 0.0, base)[:, None], A[:, None], C[:, None], E[:, None], KIND)
-    return tl.where(bad[:, None] & (z != -INF), float("nan"), p * factor[:, None])
+    p, _ = evaluate(z - tl.where(bad, 0.0, base), A, C, E, KIND)
+    return tl.where(bad & (z != -INF), float("nan"), p * factor)

@@ -41,13 +41,18 @@ def power_of_2(n: int) -> int:
     return max(16, 1 << (n - 1).bit_length())
 
 
+def warps_of(entries: int) -> int:
+    """How many warps share a tile."""
+    return min(32, max(4, entries // 32 // ENTRIES_PER_THREAD))
+
+
 def tile_of(n: int, longest: int) -> Tile:
     """The tile for rows of n entries, of which so many may be kept in registers."""
     B = power_of_2(n)
     if longest < B:
-        return Tile(1, PART, False, PART // 32 // ENTRIES_PER_THREAD)
+        return Tile(1, PART, False, warps_of(PART))
     R = max(1, SHORT // B)
-    return Tile(R, B, True, min(32, max(4, R * B // 32 // ENTRIES_PER_THREAD)))
+    return Tile(R, B, True, warps_of(R * B))
 
 
 def part_of(n: int) -> Tile:

@@ -18,8 +18,8 @@ CLOSE = tl.constexpr(0.3)
 # As on CPU: errors below NOISE tolerances are rounding if neither they nor the sums of the slopes shrink so far.
 NOISE, SHRUNK, FELL = tl.constexpr(32.0), tl.constexpr(0.25), tl.constexpr(0.8)
 GUESSES, SWEEPS = tl.constexpr(8), tl.constexpr(40)
-# Entries per group whose largest gives the first guess, in rows of at least so many.
-GROUP, GROUPED = tl.constexpr(16), tl.constexpr(256)
+# Entries per group whose largest gives the first guess, in rows that have a program of their own.
+GROUP = tl.constexpr(16)
 
 
 @triton.jit
@@ -150,7 +150,9 @@ def solve(
     first, stride = place(where, RESULT, row, n)
     packed, count = p, tl.full([], 0, tl.int64)
     if ONE:
-        if B >= GROUPED:
+        # Entries may be regrouped at no cost, but of several rows they would change rows too; and compilers fail on
+        # groups that keep their order (Triton 3.6).
+        if R == 1 and B > GROUP:
             best = tl.max(tl.reshape(d, [R, B // GROUP, GROUP], can_reorder=True), 2)
             X, Y, S, W = newton(best, p, 1, 0, base, X, Y, scale, exponent, todo, CLOSE, GUESSES, KIND, True, False, B)
     else:
