@@ -8,7 +8,7 @@ from .core.api import explain_backend, solve
 from .core.registry import register
 from .core.settings import debug_checks, use_backend
 from .losses import entmax15_loss, entmax_loss, fenchel_young_loss, linear_entmax_loss, sparsemax_loss
-from .mappings import budget, entmax, entmax15, normmax, softmax, sparsemax, topk_sparsemax
+from .mappings import budget, entmax, entmax15, fusedmax, normmax, oscarmax, softmax, sparsemax, topk_sparsemax, tvmax
 
 __version__ = _version("tsallis")
 
@@ -24,11 +24,13 @@ __all__ = [
     "entmax_loss",
     "explain_backend",
     "fenchel_young_loss",
+    "fusedmax",
     "integrations",
     "latent",
     "linear_entmax_loss",
     "nn",
     "normmax",
+    "oscarmax",
     "register",
     "softmax",
     "solve",
@@ -36,5 +38,6 @@ __all__ = [
     "sparsemax_loss",
     "structured",
     "topk_sparsemax",
+    "tvmax",
     "use_backend",
 ]

@@ -132,9 +132,9 @@ def conjugate(mapping: Mapping, z: Tensor, params: tuple[Tensor, ...], backend: 
     values = tuple(v.to(p.dtype) for v in params)
     if torch.compiler.is_exporting():
         p = _fixed(mapping, p, values)
-        return inner(p, z) - mapping.omega(p, **mapping.named(values))
+        return inner(p, z) - mapping.omega_among(p, z > -torch.inf, **mapping.named(values))
     with torch.no_grad():
-        value = inner(p, z) - mapping.omega(p, **mapping.named(values))
+        value = inner(p, z) - mapping.omega_among(p, z > -torch.inf, **mapping.named(values))
     slopes = [(z, p)]
     # A 0-d float64 constant made by the door has no derivative to declare; every tensor of the caller may have one.
     if params and torch.is_grad_enabled() and not _constant(params):
@@ -158,7 +158,7 @@ def _fixed(mapping: Mapping, p: Tensor, values: tuple[Tensor, ...]) -> Tensor:
 
 def _parameter_slopes(mapping: Mapping, z: Tensor, p: Tensor, rows: tuple[Tensor, ...]) -> list[Tensor]:
     def omega(p: Tensor, *values: Tensor) -> Tensor:
-        return mapping.omega(p, **mapping.named(values))
+        return mapping.omega_among(p, z > -torch.inf, **mapping.named(values))
 
     pull = torch.func.vjp(omega, p, *rows)[1]
     grad_p, *partials = pull(torch.ones_like(p[..., 0]))
@@ -185,5 +185,5 @@ def fenchel_young(
     """Omega*(z) + Omega(t) - <t, z> of each row; t in the domain."""
     z = centred(mapping, z)
     values = mapping.named(tuple(v.to(z.dtype) for v in params))
-    loss = conjugate(mapping, z, params, backend) - inner(t, z) + mapping.omega(t, **values)
+    loss = conjugate(mapping, z, params, backend) - inner(t, z) + mapping.omega_among(t, z > -torch.inf, **values)
     return non_negative(loss)

@@ -66,6 +66,10 @@ class Mapping(ABC):
     def omega(self, p: Tensor, **params: Tensor) -> Tensor:
         """Omega of each row, shape (...), differentiable in p and in parameters of role omega."""
 
+    def omega_among(self, p: Tensor, kept: Tensor, **params: Tensor) -> Tensor:
+        """The same where entries not kept, which are zero, are no part of the row: for Omegas that know of places."""
+        return self.omega(p, **params)
+
     @abstractmethod
     def solve(self, z: Tensor, **params: Tensor) -> Solved:
         """The reference solution. Rows are in the last dimension, in compute precision, with a finite entry and

@@ -28,6 +28,8 @@ class Param:
         low_open: whether ``low`` itself is excluded.
         at_most_kept: whether the value may not exceed the number of unmasked entries of its row.
         low_in_losses: whether Omega is finite at ``low``, so that the value is admissible in losses too.
+        tried: values beside the default at which the laws of `tsallis.testing` are checked; none leaves the choice to
+            them, around 1 and 2, where the formulas of entropies change.
         meaning: one phrase for the documentation.
     """
 
@@ -39,6 +41,7 @@ class Param:
     low_open: bool = False
     at_most_kept: bool = False
     low_in_losses: bool = True
+    tried: tuple[float, ...] = ()
     meaning: str = ""
 
     @property

@@ -23,6 +23,7 @@ class Outcome(IntEnum):
     NO_FINITE_LOGIT = 7
     INFEASIBLE = 8
     GAP_LEFT = 9
+    NOT_CONVERGED = 10
 
     @property
     def message(self) -> str:
@@ -45,6 +46,7 @@ _MESSAGES = {
     Outcome.NO_FINITE_LOGIT: "all logits of a target are -inf; the loss is NaN",
     Outcome.INFEASIBLE: "every structure is ruled out; the result is NaN",
     Outcome.GAP_LEFT: "the gap was above the tolerance when it ended, by its limit or by rounding; see the gap",
+    Outcome.NOT_CONVERGED: "factors and variables did not agree within the tolerance at the limit; see the residuals",
 }
 
 

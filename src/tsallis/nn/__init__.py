@@ -3,21 +3,28 @@ itself.
 """
 
 from ..core import registry as _registry
+from .alignment import Alignment
 from .alpha import Alpha
 from .attention import MultiheadAttention, TransformerDecoderLayer, TransformerEncoderLayer
 from .losses import EntmaxLoss, FenchelYoungLoss, LinearEntmaxLoss
-from .mapping import MappingModule, module_class
+from .mapping import MappingModule, Tvmax, module_class
+from .structured_attention import MatchingAttention, SequenceAttention, StructuredAttention
 from .watch import watch_heads
 
 __all__ = [
+    "Alignment",
     "Alpha",
     "EntmaxLoss",
     "FenchelYoungLoss",
     "LinearEntmaxLoss",
     "MappingModule",
+    "MatchingAttention",
     "MultiheadAttention",
+    "SequenceAttention",
+    "StructuredAttention",
     "TransformerDecoderLayer",
     "TransformerEncoderLayer",
+    "Tvmax",
     "module_class",
     "watch_heads",
 ]

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ..core.errors import ParameterError
 from ..core.registry import get
+from ..mappings import tvmax
 
 
 class ParameterHolder(nn.Module):
@@ -92,3 +93,32 @@ def module_class(mapping: str) -> type[MappingModule]:
             name, (MappingModule,), {"mapping": mapping, "__doc__": doc, "__module__": "tsallis.nn"}
         )
     return _CLASSES[mapping]
+
+
+class Tvmax(ParameterHolder):
+    """`ts.tvmax` as a module.
+
+    Args:
+        lam: a number, a tensor (becomes a buffer), an `nn.Parameter`, or a module that returns one.
+        dim: the two dimensions of the grid.
+        tol, max_iter: as in `ts.tvmax`.
+
+    Example:
+        >>> import torch, tsallis as ts
+        >>> ts.nn.Tvmax(lam=0.1)(torch.tensor([[1.0, 0.9], [0.2, -0.5]]))
+        tensor([[0.5000, 0.5000],
+                [0.0000, 0.0000]])
+    """
+
+    def __init__(
+        self, lam: Any = 1.0, *, dim: tuple[int, int] = (-2, -1), tol: float = 1e-12, max_iter: int = 1000
+    ) -> None:
+        super().__init__()
+        self.dim, self.tol, self.max_iter = dim, tol, max_iter
+        self.hold({"lam": lam})
+
+    def forward(self, z: Tensor, mask: Tensor | None = None) -> Tensor:
+        return tvmax(z, dim=self.dim, mask=mask, tol=self.tol, max_iter=self.max_iter, **self.held())
+
+    def extra_repr(self) -> str:
+        return ", ".join(filter(None, [super().extra_repr(), f"dim={self.dim}"]))

@@ -47,8 +47,9 @@ def _check_value(setting: Setting, z: Tensor, where: str) -> None:
     best = setting.mapping.domain.support_function(leaf, **columns(setting, z))
     (vertex,) = torch.autograd.grad(best.sum(), leaf)
     shortfall = objective(setting, z, vertex) - objective(setting, z, p)
-    # Both sums have n terms of the size of the scores.
-    rounding = 16 * torch.finfo(z.dtype).eps * z.shape[-1] ** 0.5 * (1 + (p * z).abs().sum(-1))
+    # Both sums have n terms, of the size of the scores and of Omega.
+    size = 1 + (p * z).abs().sum(-1) + setting.mapping.omega(p, **setting.tensors(z)).abs()
+    rounding = 16 * torch.finfo(z.dtype).eps * z.shape[-1] ** 0.5 * size
     require(shortfall <= rounding, f"{where}: the linear optimum is better by {float(shortfall.max()):.3g}")
 
 

@@ -23,10 +23,11 @@ def smooth_scores(setting: Setting, rows: int = 3) -> Tensor:
         z = draw("normal", rows, N, seed=seed)
         p = setting(z)
         inside = p[(p > 0) & (p < 1)]
+        uneven = p.amax(-1) - torch.where(p > 0, p, torch.inf).amin(-1)
         # Entries just outside the support would enter it under a small push: push every entry and compare supports.
         pushes = [setting(z + sign * 0.02 * torch.eye(N)[i].to(z)) for i in range(N) for sign in (1, -1)]
         stable = all(bool(((q > 0) == (p > 0)).all()) and bool(((q < 1) == (p < 1)).all()) for q in pushes)
-        if stable and inside.numel() > rows and bool((inside > 0.01).all()):
+        if stable and inside.numel() > rows and bool((inside > 0.01).all()) and bool((uneven > 1e-3).any()):
             return z
     raise CheckFailed("no smooth inputs with a non-trivial support found: gradients cannot be checked")
 
@@ -97,7 +98,7 @@ def parameters(setting: Setting) -> None:
     """Each parameter may be a tensor per row with its own gradient; values out of range raise if Python numbers, else
     spoil only their row.
     """
-    z = draw("flat", 3, N)
+    z = smooth_scores(setting)
     for param in setting.mapping.params:
         first = setting.values[param.name]
         column = torch.tensor([[first], [first + (1 if param.role == "selection" else 0.25)], [first]], dtype=z.dtype)
@@ -144,7 +145,8 @@ def _check_rows(setting: Setting, param: Param, z: Tensor, column: Tensor) -> No
         return
     for value in (column, column[:1], torch.tensor(setting.values[param.name]), column.float()):
         leaf = value.detach().clone().requires_grad_()
-        (grad,) = torch.autograd.grad((setting.at(z, param.name, leaf) * torch.arange(N)).sum(), leaf)
+        # Weights whose differences are not the same: exchanges between entries must not cancel over rows.
+        (grad,) = torch.autograd.grad((setting.at(z, param.name, leaf) * torch.arange(N).square()).sum(), leaf)
         require(
             grad.shape == leaf.shape and grad.dtype == leaf.dtype, f"{param.name}: gradient of another shape or dtype"
         )

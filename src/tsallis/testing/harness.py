@@ -92,7 +92,8 @@ def _values(param: Param, n: int) -> list[float]:
         return [2.0, 3.0, 4.0]
     if param.at_most_kept:
         return [1.7, 0.5, 1.0, 2.5, 3.0]
-    fine = [v for v in _CANDIDATES if bool(param.admissible(torch.tensor(v), torch.tensor(n)))]
+    candidates = param.tried or _CANDIDATES
+    fine = [v for v in candidates if bool(param.admissible(torch.tensor(v), torch.tensor(n)))]
     first = param.default if param.default is not None else fine[0]
     return [first, *(v for v in fine if v != first)]
 

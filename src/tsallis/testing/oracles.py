@@ -1,5 +1,5 @@
-"""Frozen values from 50-digit arithmetic: alpha-entmax, normmax and budget on a few rows, with thresholds, losses and
-derivatives.
+"""Frozen values, from 50-digit arithmetic or in closed form: alpha-entmax, normmax, budget and fusedmax on a few rows,
+with thresholds, losses and derivatives.
 
 Each holds to ten digits unless the row says fewer. Gradients that are zero by convention (at kinks) are here too.
 """
@@ -23,6 +23,7 @@ NONE = (0.0,) * 4
 INF = float("inf")
 MASKED = (1.0, 0.5, -INF, -INF, 0.2)
 FIRST = (1.0, 0.0, 0.0, 0.0, 0.0)
+STEPS = (1.2, 1.0, 0.1, -0.3, 0.9, 0.85, -0.5)
 
 
 @dataclass(frozen=True)
@@ -185,6 +186,13 @@ ROWS: tuple[Row, ...] = (
     _budget(0.5, 2.0, (0.0, 0.0, 0.0, 0.5)),
     _budget(3.0, 1.5, (0.1692810861, 0.8307189139, 1.0, 1.0)),
     _budget(3.0, 2.0, (0.0, 1.0, 1.0, 1.0), dp=("k", NONE), vjp=(G, NONE)),
+    Row(
+        "fusedmax", STEPS, {"lam": 0.25}, (0.425, 0.425, 0.0, 0.0, 0.075, 0.075, 0.0), threshold=1.55,
+        dp=("lam", (0.25, 0.25, 0.0, 0.0, -0.25, -0.25, 0.0)),
+        vjp=((1.0, 0.0, 3.0, 0.0, 0.0, 0.0, 0.0), (0.25, 0.25, 0.0, 0.0, -0.25, -0.25, 0.0)),
+    ),
+    Row("fusedmax", STEPS, {"lam": 0.1}, (0.4375, 0.3375, 0.0, 0.0, 0.1125, 0.1125, 0.0)),
+    Row("fusedmax", STEPS, {"lam": 9.0}, (1 / 7,) * 7, dp=("lam", (0.0,) * 7)),
 )  # fmt: skip
 
 

@@ -83,14 +83,26 @@ def masks(setting: Setting) -> None:
             require(grad[:, ~keep] == 0, f"{name} under the mask: gradient not zero")
             require_close(p[:, keep], expected, 1e-12, f"{name} under the mask: kept entries")
             require_close(grad[:, keep], expected_grad, 1e-9, f"{name} under the mask: gradient of kept entries")
-    for name, low in {"-inf": float("-inf"), "finfo.min": torch.finfo(z.dtype).min, "-1e9": -1e9}.items():
-        if name != "-inf" and not setting.mapping.domain.fixed_sum:
-            continue
+    p = setting(z.masked_fill(~keep, float("-inf")))
+    require_close(p[:, keep], expected, 1e-9, "scores at -inf instead of a mask")
+    require(p[:, ~keep] == 0, "scores at -inf are not zero")
+    require_raises(lambda: setting(z, mask=keep.float()), ShapeError, "a mask that is not boolean")
+    require_raises(lambda: setting(z, mask=keep[:-1]), ShapeError, "a mask that does not broadcast")
+
+
+@law()
+def low_scores(setting: Setting) -> None:
+    """Where the domain fixes the sum, scores of -1e9 and of the lowest number of the dtype are as good as masks."""
+    if not setting.mapping.domain.fixed_sum:
+        return
+    z = draw("normal", ROWS, N + 2)
+    keep = torch.ones(N + 2, dtype=torch.bool)
+    keep[[1, 4]] = False
+    expected = setting(z[:, keep])
+    for name, low in {"finfo.min": torch.finfo(z.dtype).min, "-1e9": -1e9}.items():
         p = setting(z.masked_fill(~keep, low))
         require_close(p[:, keep], expected, 1e-9, f"scores at {name} instead of a mask")
         require(p[:, ~keep] <= 1e-9, f"scores at {name} are not zero")
-    require_raises(lambda: setting(z, mask=keep.float()), ShapeError, "a mask that is not boolean")
-    require_raises(lambda: setting(z, mask=keep[:-1]), ShapeError, "a mask that does not broadcast")
 
 
 @law()

@@ -1,0 +1,255 @@
+"""Factor graphs: variables that several factors share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from ..core.errors import ParameterError, ShapeError
+from ..core.inputs import check_tensor, is_integer, is_number
+from .factor import Factor
+from .layout import Layout
+from .relaxation import GraphSolution, Options, relaxed
+from .stacks import Place
+from .variables import Attached, Variables, bound
+
+
+class FactorGraph:
+    r"""Variables and the factors that share them, for batches of scores.
+
+    `solve` is LP-SparseMAP: marginals of the variables that every factor can have, nearest to the scores,
+
+    $$\max_{\mu, \nu} \; \langle x, \mu \rangle + \sum_f \langle y_f, \nu_f \rangle - \tfrac12 \|\mu\|^2
+    \quad \text{with } (\mu_f, \nu_f) \in \mathcal M_f \text{ for all factors } f.$$
+
+    Where factors form a tree, that is SparseMAP over what all of them allow; otherwise a relaxation of it.
+
+    Example:
+        >>> import torch
+        >>> from tsallis.structured import AtMostOne, FactorGraph, Simplex
+        >>> graph = FactorGraph()
+        >>> u = graph.variables((2, 3))
+        >>> rows = graph.add(Simplex(3), u)
+        >>> columns = graph.add(AtMostOne(2), u.mT)
+        >>> solution = graph.solve(torch.tensor([[[1.0, 0.0, 0.0], [1.0, 0.5, 0.0]]]))
+        >>> solution[u]
+        tensor([[[0.5833, 0.2083, 0.2083],
+                 [0.4167, 0.5417, 0.0417]]])
+
+    References:
+        niculae2020lp, martins2015ad3
+    """
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._blocks: list[tuple[torch.Size, Tensor | None]] = []
+        self._places: list[Place] = []
+        self._attached: list[tuple[Attached, Tensor | None]] = []
+        self._layout: Layout | None = None
+
+    def variables(self, given: int | tuple[int, ...] | Tensor) -> Variables:
+        """New binary variables.
+
+        Args:
+            given: their shape; or scores (B, *shape), which `solve` takes if it gets no others.
+
+        Returns:
+            the variables, to be indexed, attached to factors and looked up in solutions.
+
+        Raises:
+            ShapeError: what is no shape.
+        """
+        scores = None
+        if isinstance(given, Tensor):
+            scores = check_tensor(given, "scores")
+            if scores.dim() < 1:
+                raise ShapeError("scores of shape ()", "(B, *shape)", "Pass a batch, or a shape")
+            shape = scores.shape[1:]
+        else:
+            sizes = given if isinstance(given, tuple | list) else (given,)
+            if not all(is_integer(size) and size >= 0 for size in sizes):
+                raise ShapeError(f"variables of shape {given!r}", "whole numbers", "Pass (4, 5), or scores")
+            shape = torch.Size(sizes)
+        first, self._count = self._count, self._count + math.prod(shape)
+        self._blocks.append((shape, scores))
+        self._layout = None
+        # What is made in inference mode could take no part in gradients later.
+        with torch.inference_mode(False):
+            index = torch.arange(first, self._count).reshape(shape)
+            return Variables(self, index, torch.zeros(shape, dtype=torch.bool))
+
+    def add(self, factor: Factor, *variables: Variables, additional: Tensor | None = None) -> Attached:
+        """Attach a factor to variables of this graph.
+
+        Args:
+            factor: any, with geometry "on".
+            variables: in the order of the factor's own, one after the other; or a single (..., *natural), for a factor
+                at each place of the leading dimensions.
+            additional: scores of the factor's pairs, which `solve` takes if it gets no others: as in `sparsemap`, with
+                the leading dimensions after that of the batch.
+
+        Returns:
+            where to give such scores to `solve`, and to read pairs from a solution.
+
+        Raises:
+            ShapeError: variables that do not fit the factor.
+            ParameterError: what is no factor, a factor of another geometry, or variables of another graph.
+        """
+        if not isinstance(factor, Factor) or factor.spread != 1 or factor.shift != 0:
+            raise ParameterError(f"{factor!r}", 'a factor with geometry "on"', "Pass one, with scores (x + 1)/2")
+        if not variables or not all(isinstance(v, Variables) and v.graph is self for v in variables):
+            raise ParameterError(f"variables {variables!r}", "variables of this graph", "Declare them with variables()")
+        with torch.inference_mode(False):
+            flat, lead = bound(factor, variables)
+        attached = Attached(self, factor, len(self._places), lead)
+        self._places.append(Place(factor, flat.index, flat.negated))
+        self._attached.append((attached, additional))
+        self._layout = None
+        return attached
+
+    def solve(
+        self,
+        *scores: Tensor | None,
+        additional: Mapping[Attached, Tensor] | None = None,
+        max_iter: int = 1000,
+        tol: float = 1e-6,
+        step_size: float = 2.0,
+        init: GraphSolution | None = None,
+    ) -> GraphSolution:
+        """LP-SparseMAP, by the alternating direction method of multipliers. Where no variable is shared, each factor is
+        solved alone, exactly.
+
+        Args:
+            scores: (B, *shape) of the variables, in the order of their declaration; None, or left out, for those given
+                then. -inf rules a variable out, at once; large negative numbers do in more iterations.
+            additional: scores of pairs, of factors that have such.
+            max_iter: iterations at most.
+            tol: largest primal and dual residual.
+            step_size: at the start; it adapts.
+            init: an earlier solution of this graph and a batch of this size, from which to go on.
+
+        Returns:
+            a `GraphSolution`, in the dtype of the scores; solved in float64. Items that did not reach the tolerance,
+            such as those whose factors contradict each other, say so in `result`.
+
+        Raises:
+            ShapeError: scores that do not fit.
+            ParameterError: max_iter, tol, step_size or init that cannot be.
+
+        Differentiability:
+            any order in all scores; the result is piecewise linear, so second derivatives are zero. On the faces that
+            the factors ended on, by conjugate gradients; a gradient that these do not reach warns.
+
+        Complexity:
+            per iteration one projection per factor, O(d log d) for those of logic and budgets, all of a kind at once.
+
+        References:
+            niculae2020lp, martins2015ad3
+        """
+        return self._solved(scores, additional, max_iter, tol, step_size, init, 1.0)
+
+    def solve_map(
+        self,
+        *scores: Tensor | None,
+        additional: Mapping[Attached, Tensor] | None = None,
+        max_iter: int = 10000,
+        tol: float = 1e-6,
+        step_size: float = 2.0,
+        init: GraphSolution | None = None,
+    ) -> GraphSolution:
+        """The best assignment, relaxed to a linear programme: `solve` without the quadratic term. Where no variable is
+        shared, the best structure of each factor.
+
+        Args:
+            scores: as in `solve`.
+            additional: as in `solve`.
+            max_iter: as in `solve`.
+            tol: as in `solve`.
+            step_size: as in `solve`.
+            init: as in `solve`.
+
+        Returns:
+            a `GraphSolution` without gradient. Items that are `integral` have the best assignment. All are whose
+            factors form a tree, unless several assignments are best: then it may be between them.
+
+        Raises:
+            ShapeError, ParameterError: as in `solve`.
+
+        Differentiability:
+            none.
+
+        Complexity:
+            as `solve`.
+
+        References:
+            martins2015ad3
+        """
+        with torch.no_grad():
+            return self._solved(scores, additional, max_iter, tol, step_size, init, 0.0)
+
+    def _solved(
+        self, scores: tuple[Tensor | None, ...], additional: Mapping[Attached, Tensor] | None, max_iter: int,
+        tol: float, step_size: float, init: GraphSolution | None, curved: float,
+    ) -> GraphSolution:  # fmt: skip
+        if not is_integer(max_iter) or max_iter < 1:
+            raise ParameterError(f"max_iter={max_iter!r}", "a whole number, 1 at least", "Choose one")
+        for name, value in (("tol", tol), ("step_size", step_size)):
+            if not is_number(value) or not 0 < value < math.inf:
+                raise ParameterError(f"{name}={value!r}", "a positive number", "Choose one")
+        x, dtype = self._unary(scores)
+        if self._layout is None:
+            with torch.inference_mode(False):
+                self._layout = Layout(self, self._places, self._count)
+        self._layout.to(x.device)
+        y = self._pairs(self._layout, x, additional or {})
+        if init is not None and (init.layout is not self._layout or len(init.marginals) != len(x)):
+            came = f"init of another graph, or of {len(init.marginals)} items"
+            raise ParameterError(came, f"a solution of this graph, of {len(x)} items", "Start anew")
+        options = Options(int(max_iter), float(tol), float(step_size), None if init is None else init.point, curved)
+        return relaxed(self._layout, x, y, options, dtype)
+
+    def _unary(self, scores: tuple[Tensor | None, ...]) -> tuple[Tensor, torch.dtype]:
+        """(B, n + 1) scores of all variables, and the dtype of the result."""
+        if len(scores) > len(self._blocks) or not self._blocks:
+            raise ShapeError(f"{len(scores)} scores", f"{len(self._blocks)}, one of each variables()", "Leave some out")
+        rest = (*scores, *[None] * (len(self._blocks) - len(scores)))
+        found: list[Tensor] = []
+        for number, (own, (shape, default)) in enumerate(zip(rest, self._blocks, strict=True)):
+            x = default if own is None else own
+            if x is None:
+                raise ShapeError(f"no scores for variables {number}", f"(B, {_dims(shape)})", "Pass them to solve")
+            x = check_tensor(x, "scores")
+            if x.dim() < 1 or x.shape[1:] != shape or (found and len(x) != len(found[0])):
+                batch = len(found[0]) if found else "B"
+                raise ShapeError(f"scores of shape {tuple(x.shape)}", f"({batch}, {_dims(shape)})", "Reshape them")
+            found.append(x if x.is_floating_point() else x.to(torch.get_default_dtype()))
+        dtype = found[0].dtype
+        for x in found:
+            dtype = torch.promote_types(dtype, x.dtype)
+        flat = torch.cat([x.reshape(len(x), math.prod(x.shape[1:])).double() for x in found], 1)
+        return torch.nn.functional.pad(flat, (0, 1)), dtype
+
+    def _pairs(self, layout: Layout, x: Tensor, given: Mapping[Attached, Tensor]) -> list[Tensor]:
+        """(B, F, e) scores of pairs, of each stack."""
+        if unknown := set(given) - {attached for attached, _ in self._attached}:
+            raise ParameterError(f"additional of {unknown}", "factors of this graph", "Pass what add() returned")
+        parts: list[list[Tensor]] = [[] for _ in layout.stacks]
+        for attached, default in sorted(self._attached, key=lambda one: layout.where[one[0].number]):
+            own, factor, batch = given.get(attached, default), attached.factor, len(x)
+            rows, part = math.prod(attached.lead), parts[layout.where[attached.number][0]]
+            if own is None:
+                part.append(x.new_zeros(batch, rows, factor.additional))
+                continue
+            own = check_tensor(own, "additional")
+            if attached.lead and own.shape[: 1 + len(attached.lead)] == (batch, *attached.lead):
+                own = own.flatten(0, len(attached.lead))
+            flat = factor.flat(x.new_zeros(batch * rows, factor.variables), own).additional
+            part.append(flat.view(batch, rows, factor.additional))
+        return [torch.cat(part, 1) for part in parts]
+
+
+def _dims(shape: torch.Size) -> str:
+    return ", ".join(map(str, shape)) or "no more"
