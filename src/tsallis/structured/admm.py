@@ -8,6 +8,7 @@ multipliers u add up what is left between them.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -44,6 +45,11 @@ class Problem:
     y: list[Tensor]
     curved: float = 1.0
 
+    @cached_property
+    def most(self) -> Tensor:
+        """(B, 1) the size of the largest score of pairs, but for those that are ruled out."""
+        return largest(self.x, self.y)
+
     def take(self, kept: Tensor) -> Problem:
         return Problem(self.x[kept], self.fixed[kept], self.held[kept], [y[kept] for y in self.y], self.curved)
 
@@ -73,6 +79,12 @@ class Solved:
     done: Tensor
     targets: list[Tensor] = field(default_factory=list)
     found: list[Projected] = field(default_factory=list)
+
+
+def largest(like: Tensor, parts: list[Tensor]) -> Tensor:
+    """(B, 1) the largest finite absolute value in (B, ...) tensors, 0 if there is none."""
+    flat = torch.cat([torch.zeros_like(like[:, :1]), *(part.flatten(1) for part in parts)], 1)
+    return torch.where(flat.isfinite(), flat.abs(), 0.0).amax(1, keepdim=True)
 
 
 def size(problem: Problem) -> Tensor:
@@ -118,7 +130,7 @@ def solve(layout: Layout, problem: Problem, point: Point, max_iter: int, tol: fl
     for number in range(1, max_iter + 1):
         if not len(rows):
             break
-        found = _project(layout, layout.targets(given - u, local.held), local.y, rho, memory)
+        found = _project(layout, layout.targets(given - u, local.held, local.most / rho), local.y, rho, memory)
         mu = layout.joined(z, [part.mu for part in found])
         memory = [part.memory for part in found]
         ahead = RELAXED * mu + (1 - RELAXED) * given
@@ -158,7 +170,7 @@ def _adapted(number: int, primal: Tensor, dual: Tensor, rho: Tensor, u: Tensor) 
 def finish(layout: Layout, problem: Problem, solved: Solved, memory: list[Any]) -> Solved:
     """With copies for where each item ended, whatever others did."""
     point = solved.point
-    solved.targets = layout.targets(layout.copies(point.z) - point.u, problem.held)
+    solved.targets = layout.targets(layout.copies(point.z) - point.u, problem.held, problem.most / point.rho)
     solved.found = _project(layout, solved.targets, problem.y, point.rho, memory, EXACTLY)
     for part in solved.found:
         solved.done = solved.done if part.exact is None else solved.done & part.exact

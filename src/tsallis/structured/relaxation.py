@@ -15,6 +15,9 @@ from .layout import Layout
 from .stacks import Projected, Structured, best_of
 from .variables import Attached, Variables
 
+# What sums of weights are off by, at most; factors that need a variable have far more of it.
+ROUNDING = 1e-9
+
 
 @dataclass(frozen=True)
 class GraphSolution:
@@ -93,7 +96,7 @@ def relaxed(layout: Layout, x: Tensor, y: list[Tensor], options: Options, dtype:
         bad = codes != Outcome.SUCCESS
         if alone:
             # Exact: what a factor cannot do without is ruled out.
-            against = problem.fixed & shared & (mean.abs() > options.tol)
+            against = problem.fixed & shared & (mean.abs() > ROUNDING)
             codes = torch.where(~bad & against.any(1), int(Outcome.INFEASIBLE), codes)
             bad = codes != Outcome.SUCCESS
         codes = torch.where(~bad & ~found.done, int(Outcome.NOT_CONVERGED), codes)
@@ -140,9 +143,8 @@ def _cleaned(layout: Layout, x: Tensor, y: list[Tensor], curved: float) -> tuple
     x = torch.where(bad[:, None], 0.0, x)
     y = [torch.where(bad[:, None, None], 0.0, pairs) for pairs in y]
     fixed = (x == -torch.inf) | layout.never
-    for stack, own, pairs in zip(
-        layout.stacks, layout.targets(layout.copies(torch.zeros_like(x)), fixed[:, layout.index]), y, strict=True
-    ):
+    held = layout.targets(layout.copies(torch.zeros_like(x)), fixed[:, layout.index], admm.largest(x, y))
+    for stack, own, pairs in zip(layout.stacks, held, y, strict=True):
         if isinstance(stack, Structured):
             codes = torch.where(~bad & ~stack.possible(own, pairs), int(Outcome.INFEASIBLE), codes)
     bad = (codes != Outcome.SUCCESS)[:, None]
