@@ -7,7 +7,7 @@ multipliers u add up what is left between them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -23,6 +23,10 @@ EVERY = 5
 INNER, EXACTLY = 5, 1000
 # How far copies go beyond the projection: between 1 and 2.
 RELAXED = 1.6
+# How much lower than 0 scores can be, relative to the best ones, that count for the size of all; and at all.
+MASK, FAR = 100.0, 1e9
+# How much larger multipliers and steps of an earlier solution may be.
+FARTHER = 100.0
 # Steps adapt every so many iterations, and at the beginning only: with a fixed step the method converges.
 ADAPT, SETTLED = 10, 500
 
@@ -87,20 +91,53 @@ def largest(like: Tensor, parts: list[Tensor]) -> Tensor:
     return torch.where(flat.isfinite(), flat.abs(), 0.0).amax(1, keepdim=True)
 
 
+def _best(scores: Tensor) -> Tensor:
+    """(B, 1) the size of the highest of (B, k); 0 where there is none."""
+    best = torch.where(scores.isfinite(), scores, -torch.inf)
+    best = torch.nn.functional.pad(best, (1, 0), value=-torch.inf).amax(1, keepdim=True)
+    return torch.where(best.isfinite(), best.abs(), 0.0)
+
+
 def size(problem: Problem) -> Tensor:
-    """(B, 1) that of most scores, of variables or of pairs: some may be masks."""
+    """(B, 1) that of most scores, of variables or of pairs; but for masks, which may be most of them."""
     most = torch.zeros_like(problem.x[:, :1])
-    for scores in (torch.where(problem.fixed, torch.nan, problem.x), *(y.flatten(1) for y in problem.y)):
+    for given in (torch.where(problem.fixed, torch.nan, problem.x), *(y.flatten(1) for y in problem.y)):
+        scores = torch.where(given < -MASK * (1 + _best(given)), torch.nan, given)
         if scores.numel():
             middle = torch.where(scores.isfinite(), scores.abs(), torch.nan).nanmedian(1, keepdim=True).values
             most = torch.maximum(most, middle.nan_to_num(0.0))
     return most
 
 
-def begin(layout: Layout, problem: Problem, step_size: float) -> Point:
-    """At the scores, without multipliers; steps are in proportion to scores."""
-    z = torch.where(problem.fixed, 0.0, problem.x.clamp(0, 1))
-    return Point(z, z.new_zeros(len(z), len(layout.index)), step_size * size(problem).clamp_min(1.0))
+def without_far(problem: Problem) -> tuple[Problem, Tensor]:
+    """With scores so low that others would be lost beside them cut off, and which variables (B, n + 1) have such. Where
+    these end at 0, nothing has changed: elsewhere scores are worth less than they seem to be.
+    """
+    lowest = -FAR * (1 + torch.maximum(_best(torch.where(problem.fixed, -torch.inf, problem.x)), problem.most))
+    return replace(problem, x=torch.maximum(problem.x, lowest)), problem.x < lowest
+
+
+def begin(layout: Layout, problem: Problem, step_size: float, start: Point | None) -> Point:
+    """At the scores, without multipliers; steps are in proportion to scores. Or at an earlier point, where it is any
+    use: an item whose multipliers take nothing from these scores, or are far larger, begins anew.
+    """
+    x = problem.x
+    z = torch.where(problem.fixed, 0.0, x.clamp(0, 1))
+    rho = step_size * size(problem).clamp_min(1.0)
+    if start is None:
+        return Point(z, z.new_zeros(len(z), len(layout.index)), rho)
+    own = start.rho * start.u
+    without = torch.where(problem.fixed | (layout.degree == 0), 0.0, x - problem.curved * start.z)
+    left = torch.where(without == 0, 0.0, without + layout.gathered(own))
+    most = torch.maximum(largest(x, [x]), problem.most)
+    good = (left.norm(dim=1, keepdim=True) <= without.norm(dim=1, keepdim=True)) & (
+        own.abs().amax(1, keepdim=True) <= FARTHER * (1 + most)
+    )
+    # Steps of other scores fit these up to a factor.
+    step = torch.minimum(torch.maximum(start.rho, rho / FARTHER), rho * FARTHER)
+    return Point(
+        torch.where(good, start.z, z), torch.where(good, own / step, 0.0), torch.where(good, step, rho)
+    )  # fmt: skip
 
 
 def _project(
