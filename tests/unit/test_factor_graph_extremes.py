@@ -157,6 +157,17 @@ def test_copies_of_graphs_go_on(how: Any) -> None:
         graph.solve(x, init=start)
 
 
+def test_gradients_outlive_solutions_on_other_devices() -> None:
+    graph, u = _grid()
+    x = _normal(2, 4, 4).requires_grad_()
+    found = graph.solve(x)
+    graph._layout(torch.device("meta"))
+    (found[u] * _normal(2, 4, 4, seed=1)).sum().backward()
+    assert x.grad is not None
+    assert bool(x.grad.any())
+    assert graph.solve(x, init=found).result.ok
+
+
 def test_no_factors_along_a_dimension_of_none() -> None:
     graph = FactorGraph()
     u = graph.variables((4, 2))

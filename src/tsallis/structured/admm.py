@@ -126,6 +126,7 @@ def begin(layout: Layout, problem: Problem, step_size: float, start: Point | Non
     rho = step_size * size(problem).clamp_min(1.0)
     if start is None:
         return Point(z, z.new_zeros(len(z), len(layout.index)), rho)
+    start = Point(*(part.to(x.device) for part in (start.z, start.u, start.rho)))
     own = start.rho * start.u
     without = torch.where(problem.fixed | (layout.degree == 0), 0.0, x - problem.curved * start.z)
     left = torch.where(without == 0, 0.0, without + layout.gathered(own))

@@ -48,7 +48,7 @@ class FactorGraph:
         self._blocks: list[tuple[torch.Size, Tensor | None]] = []
         self._places: list[Place] = []
         self._attached: list[tuple[Attached, Tensor | None]] = []
-        self._layout: Layout | None = None
+        self._layouts: dict[torch.device, Layout] = {}
 
     def variables(self, given: int | tuple[int, ...] | Tensor) -> Variables:
         """New binary variables.
@@ -75,7 +75,7 @@ class FactorGraph:
             shape = torch.Size(sizes)
         first, self._count = self._count, self._count + math.prod(shape)
         self._blocks.append((shape, scores))
-        self._layout = None
+        self._layouts = {}
         # What is made in inference mode could take no part in gradients later.
         with torch.inference_mode(False):
             index = torch.arange(first, self._count).reshape(shape)
@@ -115,7 +115,7 @@ class FactorGraph:
         attached = Attached(self, factor, len(self._places), lead)
         self._places.append(Place(factor, flat.index, flat.negated))
         self._attached.append((attached, additional))
-        self._layout = None
+        self._layouts = {}
         return attached
 
     def solve(
@@ -218,14 +218,21 @@ class FactorGraph:
             if not is_number(value) or not 0 < value < math.inf:
                 raise ParameterError(f"{name}={value!r}", "a positive number", "Choose one")
         x, dtype = self._unary(scores)
-        if self._layout is None:
-            with torch.inference_mode(False):
-                self._layout = Layout(self, self._places, self._count)
-        self._layout.to(x.device)
-        y = self._pairs(self._layout, x, {} if additional is None else additional)
+        layout = self._layout(x.device)
+        y = self._pairs(layout, x, {} if additional is None else additional)
         self._check_start(init, len(x))
         options = Options(int(max_iter), float(tol), float(step_size), None if init is None else init.point, curved)
-        return relaxed(self._layout, x, y, options, dtype)
+        return relaxed(layout, x, y, options, dtype)
+
+    def _layout(self, device: torch.device) -> Layout:
+        """One for each device: solutions keep theirs for their gradients."""
+        found = self._layouts.get(device)
+        if found is None:
+            with torch.inference_mode(False):
+                found = Layout(self, self._places, self._count)
+                found.to(device)
+            self._layouts[device] = found
+        return found
 
     def _check_start(self, init: object, batch: int) -> None:
         if init is None:
