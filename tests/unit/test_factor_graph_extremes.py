@@ -136,6 +136,10 @@ def test_starts_that_are_of_no_use() -> None:
         assert torch.equal(found.marginals, cold.marginals)
         assert torch.equal(found.iterations, cold.iterations)
         assert torch.equal(graph.solve_map(x, init=start).marginals, fresh.marginals)
+    # The other way round: from multipliers that are next to nothing.
+    large, warm = graph.solve(1e6 * x), graph.solve(1e6 * x, init=cold)
+    assert torch.equal(large.marginals, warm.marginals)
+    assert torch.equal(large.iterations, warm.iterations)
     # Where only one item has changed, the others go on.
     other = x.clone()
     other[2] *= 1e6

@@ -25,8 +25,8 @@ INNER, EXACTLY = 5, 1000
 RELAXED = 1.6
 # How much lower than 0 scores can be, relative to the best ones, that count for the size of all; and at all.
 MASK, FAR = 100.0, 1e9
-# How much larger multipliers and steps of an earlier solution may be.
-FARTHER = 100.0
+# How much larger or smaller steps of an earlier solution may be than those of a start.
+FARTHER = 10.0
 # Steps adapt every so many iterations, and at the beginning only: with a fixed step the method converges.
 ADAPT, SETTLED = 10, 500
 
@@ -119,7 +119,7 @@ def without_far(problem: Problem) -> tuple[Problem, Tensor]:
 
 def begin(layout: Layout, problem: Problem, step_size: float, start: Point | None) -> Point:
     """At the scores, without multipliers; steps are in proportion to scores. Or at an earlier point, where it is any
-    use: an item whose multipliers take nothing from these scores, or are far larger, begins anew.
+    use: an item whose multipliers do not leave less than half of what balances its scores begins anew.
     """
     x = problem.x
     z = torch.where(problem.fixed, 0.0, x.clamp(0, 1))
@@ -130,10 +130,7 @@ def begin(layout: Layout, problem: Problem, step_size: float, start: Point | Non
     own = start.rho * start.u
     without = torch.where(problem.fixed | (layout.degree == 0), 0.0, x - problem.curved * start.z)
     left = torch.where(without == 0, 0.0, without + layout.gathered(own))
-    most = torch.maximum(largest(x, [x]), problem.most)
-    good = (left.norm(dim=1, keepdim=True) <= without.norm(dim=1, keepdim=True)) & (
-        own.abs().amax(1, keepdim=True) <= FARTHER * (1 + most)
-    )
+    good = left.norm(dim=1, keepdim=True) <= without.norm(dim=1, keepdim=True) / 2
     # Steps of other scores fit these up to a factor.
     step = torch.minimum(torch.maximum(start.rho, rho / FARTHER), rho * FARTHER)
     return Point(
