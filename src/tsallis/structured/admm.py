@@ -25,8 +25,6 @@ INNER, EXACTLY = 5, 1000
 RELAXED = 1.6
 # How much lower than 0 scores can be, relative to the best ones, that count for the size of all; and at all.
 MASK, FAR = 100.0, 1e9
-# How much larger or smaller steps of an earlier solution may be than those of a start.
-FARTHER = 10.0
 # Steps adapt every so many iterations, and at the beginning only: with a fixed step the method converges.
 ADAPT, SETTLED = 10, 500
 
@@ -127,15 +125,10 @@ def begin(layout: Layout, problem: Problem, step_size: float, start: Point | Non
     if start is None:
         return Point(z, z.new_zeros(len(z), len(layout.index)), rho)
     start = Point(*(part.to(x.device) for part in (start.z, start.u, start.rho)))
-    own = start.rho * start.u
     without = torch.where(problem.fixed | (layout.degree == 0), 0.0, x - problem.curved * start.z)
-    left = torch.where(without == 0, 0.0, without + layout.gathered(own))
+    left = torch.where(without == 0, 0.0, without + layout.gathered(start.rho * start.u))
     good = left.norm(dim=1, keepdim=True) <= without.norm(dim=1, keepdim=True) / 2
-    # Steps of other scores fit these up to a factor.
-    step = torch.minimum(torch.maximum(start.rho, rho / FARTHER), rho * FARTHER)
-    return Point(
-        torch.where(good, start.z, z), torch.where(good, own / step, 0.0), torch.where(good, step, rho)
-    )  # fmt: skip
+    return Point(*(torch.where(good, a, b) for a, b in ((start.z, z), (start.u, 0.0), (start.rho, rho))))
 
 
 def _project(
