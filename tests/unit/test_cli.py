@@ -144,3 +144,30 @@ def test_bench_losses_gates_and_tells_the_path(tmp_path: Path, capsys: pytest.Ca
     assert all(row["ratio"][1] > 0 for row in rows)
     assert main(["bench", "losses", "--layer", "8x4"]) == 2
     assert "3 positive numbers such as 1024x512x32000" in capsys.readouterr().err
+
+
+def test_bench_structured_gates_and_counts_per_item(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tsallis.cli import bench_structured
+    from tsallis.structured import Bits, Matching
+
+    monkeypatch.setattr(bench_structured, "ROWS", {"bits": (bench_structured.Row(Bits(6, "onoff"), 4, 0.3),)})
+    monkeypatch.setattr(bench_structured, "GATE", (Bits(5, "onoff"), Matching(3)))
+    path = tmp_path / "figures.json"
+    assert main(["bench", "structured", "--factor", "bits", "--seconds", "0", "--items", "2", "--json", str(path)]) == 0
+    out = capsys.readouterr().out
+    assert "gate: green" in out
+    cells = json.loads(path.read_text())["results"]
+    assert [cell["pass"] for cell in cells] == ["forward", "forward + backward"]
+    for cell in cells:
+        ms = cell["milliseconds"]
+        assert ms["ours, per item"] == pytest.approx(ms["ours"] / 4)
+        assert cell["ratio"][0] <= cell["ratio"][1] <= cell["ratio"][2]
+    assert main(["bench", "structured", "--items", "0"]) == 2
+    monkeypatch.setattr(bench_structured, "TOLERANCE", -1.0)
+    capsys.readouterr()
+    assert main(["bench", "structured", "--seconds", "0"]) == 1
+    out = capsys.readouterr().out
+    assert "no speed is reported" in out
+    assert "ms" not in out

@@ -40,6 +40,8 @@ FACTORS: list[tuple[Factor, int]] = [
 ]  # fmt: skip
 IDS = [f"{factor!r}, {count}" for factor, count in FACTORS]
 LONG = torch.tensor([1, 4])
+# Where a kernel serves a factor, the reference is tested beside it.
+both = pytest.mark.parametrize("backend", [None, "reference"])
 every_factor = pytest.mark.parametrize(("factor", "count"), FACTORS, ids=IDS)
 
 
@@ -99,10 +101,14 @@ def test_the_best_structure_is_the_best_of_all(factor: Factor, count: int, scale
 
 @every_factor
 @pytest.mark.parametrize("scale", [0.0, 0.1, 1.0, 5.0])
-def test_sparsemap_is_optimal_among_all_structures(factor: Factor, count: int, scale: float) -> None:
+@both
+def test_sparsemap_is_optimal_among_all_structures(
+    factor: Factor, count: int, scale: float, backend: str | None
+) -> None:
     x, pairs = _draw(factor, 40, scale)
     for init in ("map", "random"):
-        found = sparsemap(factor, x, pairs, tol=1e-13, init=init, generator=torch.Generator().manual_seed(0))
+        with ts.use_backend(backend):
+            found = sparsemap(factor, x, pairs, tol=1e-13, init=init, generator=torch.Generator().manual_seed(0))
         assert found.result.ok, str(found.result)
         assert bool((found.gap <= 1e-13 * factor.spread).all())
         assert bool((_gap(factor, found, x, pairs) <= 1e-12).all())
@@ -153,7 +159,13 @@ def _onto_doubly_stochastic(x: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("factor", [f for f, count in FACTORS if count > 3], ids=repr)
-def test_gradients_are_those_of_finite_differences(factor: Factor) -> None:
+@both
+def test_gradients_are_those_of_finite_differences(factor: Factor, backend: str | None) -> None:
+    with ts.use_backend(backend):
+        _check_gradients(factor)
+
+
+def _check_gradients(factor: Factor) -> None:
     x, pairs = _draw(factor, 1 if factor.variables > 12 else 2, 0.4)
     inputs = tuple(t.requires_grad_() for t in (x, pairs) if t is not None)
 
@@ -175,7 +187,13 @@ def test_gradients_are_those_of_finite_differences(factor: Factor) -> None:
     assert torch.autograd.gradgradcheck(marginals, inputs, eps=1e-6, atol=1e-5)
 
 
-def test_padding_is_as_if_it_were_not_there() -> None:
+@both
+def test_padding_is_as_if_it_were_not_there(backend: str | None) -> None:
+    with ts.use_backend(backend):
+        _check_padding()
+
+
+def _check_padding() -> None:
     generator = torch.Generator().manual_seed(0)
     lengths = torch.tensor([5, 3, 1, 0])
     x = torch.randn(4, 5, 3, generator=generator, dtype=torch.float64, requires_grad=True)
@@ -230,7 +248,13 @@ def test_bad_items_stay_alone() -> None:
     assert bool(x.grad[[0, 2, 4]].isfinite().all())
 
 
-def test_the_limit_of_iterations_holds_and_is_said() -> None:
+@both
+def test_the_limit_of_iterations_holds_and_is_said(backend: str | None) -> None:
+    with ts.use_backend(backend):
+        _check_limits()
+
+
+def _check_limits() -> None:
     x = torch.randn(8, 20, generator=torch.Generator().manual_seed(0)) * 0.1
     cut = sparsemap(Bits(20, "onoff"), x, max_iter=4, tol=1e-12)
     assert cut.result.outcomes() == {Outcome.GAP_LEFT: 8}

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import tsallis as ts
 from tsallis.core.errors import ParameterError, ShapeError
 from tsallis.core.status import Outcome
 from tsallis.structured import (
@@ -28,6 +29,7 @@ from tsallis.structured import (
 )  # fmt: skip
 
 LOWEST = torch.finfo(torch.float32).min
+both = pytest.mark.parametrize("backend", [None, "reference"])
 
 
 def _normal(*shape: int, seed: int = 0) -> Tensor:
@@ -90,8 +92,14 @@ def test_gradients_at_the_default_tolerance() -> None:
 
 
 @pytest.mark.parametrize("low", [-1e4, -1e9, -1e12, LOWEST])
-def test_finite_masks_are_masks(low: float) -> None:
+@both
+def test_finite_masks_are_masks(low: float, backend: str | None) -> None:
     """What every structure has, or none, does not blur what they differ in."""
+    with ts.use_backend(backend):
+        _check_masks(low)
+
+
+def _check_masks(low: float) -> None:
     x = _normal(2, 4, 3)
     x[:, 3] = low
     found = sparsemap(Sequence(4, 3), x)
@@ -138,7 +146,13 @@ def test_items_stop_on_their_own() -> None:
         assert alone.iterations[0] == found.iterations[i]
 
 
-def test_starts_that_do_not_fit_are_left() -> None:
+@both
+def test_starts_that_do_not_fit_are_left(backend: str | None) -> None:
+    with ts.use_backend(backend):
+        _check_starts()
+
+
+def _check_starts() -> None:
     bad = torch.rand(3, 4).double()
     bad[1, 0] = torch.nan
     first = sparsemap(Bits(4), bad)

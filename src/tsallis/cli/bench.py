@@ -10,6 +10,7 @@ SUITES = {
     "mappings": "mappings beside torch.softmax and the entmax package",
     "attention": "entmax_attention beside scaled_dot_product_attention",
     "losses": "losses beside cross_entropy, and the sparse output layer beside a linear layer with it",
+    "structured": "sparsemap over structures by kernels beside its reference, item by item",
 }
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from .errors import BackendError
 from .settings import BACKEND, BACKEND_FROM_ENVIRONMENT
+from .structures import ActiveSet
 
 KernelFunction = Callable[..., tuple[Tensor, ...]]
 
@@ -247,7 +248,7 @@ class Kernel:
     """One way to compute a mapping. ``supports`` returns None, or the reason why it cannot; ``fused`` (a function that
     makes it, called once) serves plain eager calls without detours, ``loss`` those of generalised cross-entropy,
     ``layer`` those of an output layer with it, ``attention`` those of attention with lists, ``whole_attention``
-    those of attention altogether.
+    those of attention altogether, ``active_set`` is SparseMAP.
     """
 
     backend: str
@@ -259,6 +260,7 @@ class Kernel:
     layer: Callable[[], SparseLayer] | None = None
     attention: Callable[[], SparseAttention] | None = None
     whole_attention: Callable[[], FusedAttention] | None = None
+    active_set: Callable[[], ActiveSet] | None = None
 
 
 @dataclass(frozen=True)
@@ -326,6 +328,11 @@ def sparse_attention(mapping: str, z: Tensor, backend: str | None) -> SparseAtte
 def fused_attention(mapping: str, z: Tensor, backend: str | None) -> FusedAttention | None:
     """The same for attention altogether."""
     return _form(mapping, z, backend, "whole_attention")
+
+
+def active_set(x: Tensor, backend: str | None) -> ActiveSet | None:
+    """SparseMAP for scores like these, if there is a kernel for it."""
+    return _form("sparsemap", x, backend, "active_set")
 
 
 def _form(mapping: str, z: Tensor, backend: str | None, form: str) -> Any:

@@ -146,13 +146,21 @@ def _leave(state: State, slot: Tensor, who: Tensor) -> None:
     state.weights = state.weights.masked_fill(gone, 0.0)
 
 
-def _off_the_hull(state: State, found: Tensor, d: int) -> tuple[Tensor, Tensor]:
-    """Coordinates (B, S) of structures' variables on the affine hull of those in use, and whether they are off it."""
+def _along(state: State, direction: Tensor, total: float, d: int) -> tuple[Tensor, Tensor]:
+    """Coordinates (B, S), which add up to the total, of the nearest point on the affine hull of the structures in use
+    (for a total of 0, among its directions), and what is left of the direction (B, d).
+    """
     u = state.structures[..., :d] * state.used[..., None]
-    rhs = torch.cat([(u @ found[:, :d, None])[..., 0], torch.ones_like(found[:, :1])], -1)
+    product = (u @ direction[..., None])[..., 0]
+    rhs = torch.cat([product, torch.full_like(direction[:, :1], total)], -1)
     along = torch.linalg.solve_ex(bordered(state, d), rhs[..., None])[0][:, :-1, 0]
     along = torch.where(state.used, along, 0.0)
-    rest = found[:, :d] - torch.einsum("bs,bsd->bd", along, u)
+    return along, direction - torch.einsum("bs,bsd->bd", along, u)
+
+
+def _off_the_hull(state: State, found: Tensor, d: int) -> tuple[Tensor, Tensor]:
+    """Coordinates (B, S) of structures' variables on the affine hull of those in use, and whether they are off it."""
+    along, rest = _along(state, found[:, :d], 1.0, d)
     return along, rest.square().sum(-1) > DEPENDENT
 
 
@@ -192,6 +200,8 @@ def whole_face(factor: Factor, scores: Scores, state: State, gap: Tensor) -> Sta
     misses = 0
     while misses < MISSES and state.used.shape[1] <= 2 * d:
         noise = torch.randn(slope.shape, generator=draws, dtype=slope.dtype).to(slope.device)
+        # Along the hull nothing new is found.
+        noise = _along(state, noise, 0.0, d)[1]
         found = factor.best(Scores(slope + nudge * noise, scores.additional, scores.lengths))
         worse = -_gap(full, found, state)
         new = (worse <= tied) & _off_the_hull(state, found, d)[1]

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..core.errors import ParameterError, ShapeError
 from ..core.inputs import check_tensor
+from ..core.structures import Structures
 
 
 @dataclass(frozen=True)
@@ -39,12 +40,14 @@ class Factor(ABC):
         variables: d.
         additional: e.
         natural: the shape of one item's unary scores; its product is d.
+        chooses: whether all structures (of one length) have as many variables on.
         shift, spread: how scores enter: x -> (x + shift) / spread. The quadratic term is -1/2 |mu|^2 in what comes out.
     """
 
     variables: int
     additional: int = 0
     natural: tuple[int, ...]
+    chooses: bool = False
     shift: float = 0.0
     spread: float = 1.0
 
@@ -63,6 +66,12 @@ class Factor(ABC):
     def enumerate(self) -> Tensor:
         """(S, d) variables of all structures, for small sizes."""
         return self.enumerate_all()[:, : self.variables]
+
+    def described(self) -> Structures | None:
+        """What kernels need to know to find what `best` does; None if there are none for this factor. It counts only
+        where it is written together with `best`.
+        """
+        return None
 
     def slopes(self, unary: Tensor) -> Tensor | None:
         """(B, d) derivatives of marginals by their own scores, for factors whose variables do not depend on each other:

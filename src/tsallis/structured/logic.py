@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..core.errors import ParameterError, ShapeError
 from ..core.inputs import check_tensor, is_integer
+from ..core.structures import Structures
 from .factor import Factor, Scores, one_hot, subsets
 
 Geometry = Literal["on", "onoff"]
@@ -41,6 +42,10 @@ def _geometry(factor: Factor, geometry: Geometry) -> None:
         factor.shift, factor.spread = 1.0, 2.0
 
 
+def _bits(factor: Factor, low: int, high: int) -> Structures:
+    return Structures("bits", factor.variables, low=low, high=high)
+
+
 class Bits(_Binary):
     """All 0/1 vectors of n bits.
 
@@ -59,6 +64,9 @@ class Bits(_Binary):
 
     def best(self, scores: Scores) -> Tensor:
         return (scores.unary > 0).double()
+
+    def described(self) -> Structures:
+        return _bits(self, 0, self.variables)
 
     def slopes(self, unary: Tensor) -> Tensor:
         return ((unary > 0) & (unary < 1)).double()
@@ -88,6 +96,9 @@ class Budget(_Binary):
         chosen = torch.zeros_like(x).scatter_(-1, order, 1.0)
         return chosen if self.exact else chosen * (x > 0)
 
+    def described(self) -> Structures:
+        return _bits(self, self.k if self.exact else 0, self.k)
+
     def allowed(self, bits: Tensor) -> Tensor:
         on = bits.sum(-1)
         return on == self.k if self.exact else on <= self.k
@@ -98,6 +109,9 @@ class Simplex(_Binary):
 
     def best(self, scores: Scores) -> Tensor:
         return one_hot(scores.unary.argmax(-1), self.variables)
+
+    def described(self) -> Structures:
+        return _bits(self, 1, 1)
 
     def allowed(self, bits: Tensor) -> Tensor:
         return bits.sum(-1) == 1
@@ -110,6 +124,9 @@ class AtMostOne(_Binary):
         top, index = scores.unary.max(-1, keepdim=True)
         return one_hot(index[:, 0], self.variables) * (top > 0)
 
+    def described(self) -> Structures:
+        return _bits(self, 0, 1)
+
     def allowed(self, bits: Tensor) -> Tensor:
         return bits.sum(-1) <= 1
 
@@ -119,6 +136,9 @@ class Or(_Binary):
 
     def best(self, scores: Scores) -> Tensor:
         return _some(scores.unary)
+
+    def described(self) -> Structures:
+        return _bits(self, 1, self.variables)
 
     def allowed(self, bits: Tensor) -> Tensor:
         return bits.any(-1)

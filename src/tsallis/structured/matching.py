@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..core.errors import ParameterError
 from ..core.inputs import is_integer
+from ..core.structures import Structures
 from .factor import Factor, Scores
 
 
@@ -24,6 +25,8 @@ class Matching(Factor):
         niculae2018sparsemap
     """
 
+    chooses = True
+
     def __init__(self, n: int, m: int | None = None) -> None:
         m = n if m is None else m
         if not (is_integer(n) and is_integer(m)) or not 1 <= n <= m:
@@ -34,6 +37,9 @@ class Matching(Factor):
         x = scores.unary.unflatten(1, self.natural)
         columns = assignment(-_without_infinities(x))
         return torch.zeros_like(x).scatter_(2, columns[..., None], 1.0).flatten(1)
+
+    def described(self) -> Structures:
+        return Structures("matching", self.variables, places=self.natural[0], columns=self.natural[1])
 
     def enumerate_all(self) -> Tensor:
         n, m = self.natural

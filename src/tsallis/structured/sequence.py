@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..core.errors import ParameterError, ShapeError
 from ..core.inputs import check_tensor, is_integer
+from ..core.structures import Structures
 from .factor import Factor, Scores, one_hot, where_best
 from .lengths import checked_lengths
 
@@ -24,6 +25,8 @@ class Sequence(Factor):
     References:
         niculae2018sparsemap
     """
+
+    chooses = True
 
     def __init__(self, length: int, states: int) -> None:
         for name, value in (("length", length), ("states", states)):
@@ -62,6 +65,9 @@ class Sequence(Factor):
 
     def best(self, scores: Scores) -> Tensor:
         return where_best(self._value, scores)
+
+    def described(self) -> Structures:
+        return Structures("sequence", self.variables, self.additional, self.length, self.states)
 
     def _value(self, unary: Tensor, additional: Tensor, lengths: Tensor | None) -> Tensor:
         x, y = unary.unflatten(1, self.natural), additional.unflatten(1, (self.length - 1, self.states, self.states))

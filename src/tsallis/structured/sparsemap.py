@@ -11,8 +11,10 @@ from torch import Tensor
 from ..core.errors import ParameterError, ShapeError
 from ..core.inputs import is_integer, is_number
 from ..core.status import Outcome, Result
-from . import active_set
+from ..core.structures import ActiveSet, Structures
+from . import active_set, kernels
 from .factor import Factor, Scores
+from .kernels import described, kernel_for
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ def sparsemap(
         transforms for sequences and projective trees.
 
     Complexity:
-        per iteration one best structure, and O(S^3 + S d) for a support of S.
+        per iteration one best structure, and for a support of S O(S^2 + S d) by kernels, O(S^3 + S d) without.
 
     Example:
         >>> import torch
@@ -106,11 +108,26 @@ def sparsemap(
         raise ParameterError(f"max_iter={max_iter!r}", "a whole number, 1 at least", "Choose one")
     if not is_number(tol) or not tol >= 0:
         raise ParameterError(f"tol={tol!r}", "a number, 0 or more", "Choose one")
-    given = factor.flat(scores, additional, lengths)
+    return solution(factor, factor.flat(scores, additional, lengths), scores, max_iter, tol, init, generator)
+
+
+def solution(
+    factor: Factor,
+    given: Scores,
+    scores: Tensor,
+    max_iter: int,
+    tol: float,
+    init: Literal["map", "random"] | StructuredSolution,
+    generator: torch.Generator | None = None,
+) -> StructuredSolution:
+    """`sparsemap` of scores that a factor has read, in the dtype of those that were given."""
     wanted = torch.is_grad_enabled() and (given.unary.requires_grad or given.additional.requires_grad)
+    structures = described(factor)
+    if (kernel := kernel_for(given, structures, int(max_iter), wanted)) is not None and structures is not None:
+        return _by_kernel(kernel, structures, factor, scores, given, wanted, int(max_iter), float(tol), init, generator)
     with torch.no_grad():
         clean, codes = _cleaned(given)
-        inner = Scores((clean.unary + factor.shift) / factor.spread, clean.additional / factor.spread, given.lengths)
+        inner = _inner(factor, clean)
         x = torch.cat([inner.unary, inner.additional], -1)
         first = factor.best(inner)
         # Where the best one is ruled out, all are.
@@ -131,8 +148,47 @@ def sparsemap(
     return StructuredSolution(
         mu.reshape(len(mu), *factor.natural), nu, vertices, pairs, weights, state.used & ~bad[:, None],
         torch.where(bad, torch.nan, found.gap * factor.spread), found.iterations, Result(codes.to(torch.int8)),
-        "on" if factor.spread == 1 else "onoff", repr(factor),
+        _geometry(factor), repr(factor),
     )  # fmt: skip
+
+
+def _by_kernel(
+    kernel: ActiveSet, structures: Structures, factor: Factor, scores: Tensor, given: Scores, wanted: bool,
+    max_iter: int, tol: float, init: object, generator: torch.Generator | None,
+) -> StructuredSolution:  # fmt: skip
+    dtype = _dtype(scores)
+    with torch.no_grad():
+        inner = _inner(factor, given).each(Tensor.contiguous)
+        start = kernels.begin(inner, *_start(factor, inner, init, generator))
+        whole = wanted and factor.slopes(inner.unary[:0]) is None
+        found = kernel.solve(
+            structures, inner.unary, inner.additional, given.lengths, start, max_iter, tol / factor.spread, whole
+        )
+        slots = max(1, int(found.sizes[:, 0].max()))
+        vertices, pairs, weights, mask = kernel.vectors(found, slots, dtype)
+    mu, nu = found.marginals, found.pairs
+    if wanted:
+        slopes = factor.slopes(inner.unary)
+        if slopes is not None:
+            slopes = torch.where(found.gap.isnan()[:, None], 0.0, slopes) / factor.spread
+        derived = kernels.Derived(kernel, found, slots, 1 / factor.spread, slopes)
+        weights, mu, nu = kernels.Solved.apply(derived, weights, given.unary, given.additional)  # pyright: ignore[reportGeneralTypeIssues]
+    gap = found.gap if factor.spread == 1 else found.gap * factor.spread
+    return StructuredSolution(
+        mu.to(dtype).reshape(len(mu), *factor.natural), nu.to(dtype), vertices, pairs, weights.to(dtype), mask, gap,
+        found.asked, Result(found.codes), _geometry(factor), repr(factor),
+    )  # fmt: skip
+
+
+def _geometry(factor: Factor) -> str:
+    return "on" if factor.spread == 1 else "onoff"
+
+
+def _inner(factor: Factor, given: Scores) -> Scores:
+    """Scores of the problem whose quadratic term is -1/2 |mu|^2."""
+    if factor.spread == 1 and factor.shift == 0:
+        return given
+    return Scores((given.unary + factor.shift) / factor.spread, given.additional / factor.spread, given.lengths)
 
 
 def _cleaned(given: Scores) -> tuple[Scores, Tensor]:
@@ -146,37 +202,50 @@ def _cleaned(given: Scores) -> tuple[Scores, Tensor]:
     return given.each(lambda x: torch.where(bad, 0.0, x)), codes
 
 
-def _state(factor: Factor, inner: Scores, init: object, generator: torch.Generator | None) -> active_set.State:
+Earlier = tuple[Tensor, Tensor, Tensor]
+
+
+def _start(
+    factor: Factor, inner: Scores, init: object, generator: torch.Generator | None
+) -> tuple[Scores | None, Earlier | None]:
+    """Other scores whose best structure is the start, or structures, weights and which of them are used; or neither."""
     if init == "map":
-        return active_set.start(factor.best(inner))
+        return None, None
     if init == "random":
 
         def drawn(x: Tensor) -> Tensor:
             uniform = torch.rand(x.shape, generator=generator, dtype=x.dtype, device=x.device)
             return torch.where(x == -torch.inf, x, 2 * uniform - 1)
 
-        return active_set.start(factor.best(inner.each(drawn)))
-    if isinstance(init, StructuredSolution):
-        return _again(factor, inner, init)
-    raise ParameterError(f"init={init!r}", '"map", "random" or an earlier solution', "Choose one")
-
-
-def _again(factor: Factor, inner: Scores, init: StructuredSolution) -> active_set.State:
-    """Where an earlier solution ended; items for which that is impossible now begin at their best structure."""
+        return inner.each(drawn), None
+    if not isinstance(init, StructuredSolution):
+        raise ParameterError(f"init={init!r}", '"map", "random" or an earlier solution', "Choose one")
     structures = torch.cat([init.vertices, init.vertex_pairs], -1).detach().double()
     batch, size = len(inner.unary), factor.variables + factor.additional
     if init.factor != repr(factor) or len(structures) != batch or structures.shape[-1] != size:
         raise ShapeError(
             f"init of {init.factor} and {len(structures)} items", f"one of {factor!r} and {batch}", "Start anew"
         )
-    weights, used = init.weights.detach().double(), init.mask
+    return None, (structures, init.weights.detach().double(), init.mask)
+
+
+def _state(factor: Factor, inner: Scores, init: object, generator: torch.Generator | None) -> active_set.State:
+    drawn, again = _start(factor, inner, init, generator)
+    return active_set.start(factor.best(drawn or inner)) if again is None else _again(factor, inner, *again)
+
+
+def _again(factor: Factor, inner: Scores, structures: Tensor, weights: Tensor, used: Tensor) -> active_set.State:
+    """Where an earlier solution ended; items for which that is impossible now begin at their best structure."""
     x = torch.cat([inner.unary, inner.additional], -1)
     own = structures[..., : factor.variables]
     behind = torch.stack([factor.inside(own[:, s], inner.lengths) != own[:, s] for s in range(own.shape[1])], 1)
     out = (active_set.values(structures, x) == -torch.inf) | behind.any(-1) | ~weights.isfinite()
-    good = used.any(-1) & ~(used & out).any(-1)
     first = torch.zeros_like(structures)
     first[:, 0] = factor.best(inner)
+    if factor.chooses:
+        # Of items of other lengths.
+        out = out | (own.sum(-1) != first[:, :1, : factor.variables].sum(-1))
+    good = used.any(-1) & ~(used & out).any(-1)
     one = torch.zeros_like(used)
     one[:, 0] = True
     return active_set.State(
@@ -189,7 +258,8 @@ def _differentiable(
     factor: Factor, given: Scores, state: active_set.State, face: active_set.State
 ) -> tuple[Tensor, Tensor]:
     """(weights, marginals) as functions of the scores: linear ones, on a support and a face that stay."""
-    x = torch.cat([(given.unary + factor.shift) / factor.spread, given.additional / factor.spread], -1)
+    inner = _inner(factor, given)
+    x = torch.cat([inner.unary, inner.additional], -1)
     weights = state.weights + _moved(factor, x, state)
     marginals = torch.einsum("bs,bsd->bd", state.weights, state.structures)
     slopes = factor.slopes(x[:, : factor.variables].detach())
@@ -208,5 +278,8 @@ def _moved(factor: Factor, x: Tensor, state: active_set.State) -> Tensor:
 
 def _finished(x: Tensor, bad: Tensor, scores: Tensor) -> Tensor:
     """In the scores' dtype; NaN where there is no result."""
-    dtype = scores.dtype if scores.dtype.is_floating_point else torch.get_default_dtype()
-    return torch.where(bad[:, None], torch.nan, x).to(dtype)
+    return torch.where(bad[:, None], torch.nan, x).to(_dtype(scores))
+
+
+def _dtype(scores: Tensor) -> torch.dtype:
+    return scores.dtype if scores.dtype.is_floating_point else torch.get_default_dtype()

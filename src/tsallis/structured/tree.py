@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..core.errors import ParameterError
 from ..core.inputs import is_integer
+from ..core.structures import Structures
 from .factor import Factor, Scores, where_best
 from .lengths import checked_lengths
 
@@ -26,6 +27,8 @@ class DependencyTree(Factor):
     References:
         chu1965shortest, eisner1996three, niculae2018sparsemap
     """
+
+    chooses = True
 
     def __init__(self, n: int, projective: bool = False, single_root: bool = True) -> None:
         if not is_integer(n) or n < 1:
@@ -60,6 +63,10 @@ class DependencyTree(Factor):
             if n:
                 found[item, arborescence(arcs[: n + 1, :n], self.single_root), np.arange(n)] = 1.0
         return torch.from_numpy(found).flatten(1).to(scores.unary.device)
+
+    def described(self) -> Structures:
+        kind = "projective" if self.projective else "tree"
+        return Structures(kind, self.variables, places=self.n, columns=self.n, high=1 if self.single_root else self.n)
 
     def _value(self, unary: Tensor, additional: Tensor, lengths: Tensor | None) -> Tensor:
         return projective_value(unary.unflatten(1, self.natural), self.single_root, lengths)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from functools import cache, partial
 from importlib import import_module
+from typing import Any
 
 import torch
 
-from ...core.dispatch import Signature
+from ...core.dispatch import Kernel, Signature, add_kernel
 from ..offers import missing, offer, reason_against
 
 DTYPES = (torch.float32, torch.float64)
@@ -43,3 +44,13 @@ def offer_all() -> None:
     add("normmax", module="calls", kind="Simplex", norm=True)
     add("budget", module="selection_calls", kind="Budget")
     add("topk_sparsemax", module="selection_calls", kind="Topk")
+    add_kernel("sparsemap", Kernel("cpu", _rows_only, 10, _supports, active_set=_active_set))
+
+
+def _rows_only(*_: Any) -> Any:
+    raise NotImplementedError("structures are not rows")
+
+
+@cache
+def _active_set() -> Any:
+    return import_module(".structured.calls", __package__).ActiveSet()

@@ -1,8 +1,9 @@
 """How functions become machine code, where it is kept, and how a kernel is shared among threads.
 
 Machine code is kept on disk by numba, which looks only at the file of the function it compiles: after an edit of
-another file it would go on using the old code. The hash of all files of this folder and the one above is therefore
-part of what is compiled: every function that is kept closes over it.
+another file it would go on using the old code. The hash of all files of this folder, of those inside it and of the one
+above is therefore part of what is compiled: every function that is kept closes over it. Which of a factory's functions
+one is, the values it closes over say.
 """
 
 from __future__ import annotations
@@ -13,13 +14,17 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from types import FunctionType
 from typing import Any, ClassVar
 
 import numpy as np
 from llvmlite import ir
 from numba import cfunc, njit, typeof
 from numba.core import types
+from numba.core.dispatcher import Dispatcher
+from numba.core.extending import _Intrinsic
 from numba.core.registry import cpu_target
+from numba.core.serialize import dumps
 
 from .simd import intrinsic, peek, pointer
 from .threads import Team
@@ -33,7 +38,7 @@ device = njit(**OPTIONS)
 def source_hash() -> str:
     """Of every file machine code may come from."""
     here = Path(__file__).parent
-    files = sorted([*here.glob("*.py"), *here.parent.glob("*.py")])
+    files = sorted([*here.rglob("*.py"), *here.parent.glob("*.py")])
     return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()
 
 
@@ -54,6 +59,8 @@ def compiled(function: Callable[..., Any], maker: Any = njit) -> Any:
     except (RuntimeError, OSError):
         # "no locator available": neither the package's folder nor the user's can be written. Or the disk is full.
         return maker(**options)(function)
+    words = hashlib.sha256(repr(_described(function)).encode()).hexdigest()
+    made._cache._index_key = lambda signature, codegen: (signature, codegen.magic_tuple(), words)
     save = made._cache.save_overload
 
     def save_if_possible(*arguments: Any) -> None:
@@ -63,6 +70,24 @@ def compiled(function: Callable[..., Any], maker: Any = njit) -> Any:
 
     made._cache.save_overload = save_if_possible
     return made
+
+
+def _described(thing: Any) -> Any:
+    """What a value in a closure is, in the same words in every process. numba's own words for compiled functions hold a
+    random number: no other process would ever find their machine code.
+    """
+    if isinstance(thing, Dispatcher):
+        thing = thing.py_func
+    if isinstance(thing, _Intrinsic):
+        thing = thing._defn
+    if isinstance(thing, FunctionType):
+        cells = [_described(cell.cell_contents) for cell in thing.__closure__ or ()]
+        return "function", thing.__module__, thing.__qualname__, thing.__code__.co_firstlineno, cells
+    if isinstance(thing, tuple):
+        return "tuple", [_described(part) for part in thing]
+    if thing is None or isinstance(thing, bool | int | float | str):
+        return type(thing).__name__, repr(thing)
+    return "bytes", dumps(thing)
 
 
 @intrinsic
