@@ -104,7 +104,7 @@ def test_any_number_of_steps_may_be_allowed(backend: str | None) -> None:
 def test_what_a_call_kept_for_gradients_is_freed(dtype: torch.dtype, backward: bool) -> None:
     leaf = draw(Matching(4), 3, 0.5)[0].to(dtype).requires_grad_()
     found = sparsemap(Matching(4), leaf)
-    node = found.marginals.grad_fn
+    node: Any = found.marginals.grad_fn
     while node is not None and not hasattr(node, "derived"):
         node = node.next_functions[0][0]
     assert node is not None

@@ -208,12 +208,36 @@ def test_gradients_at_large_lam_are_finite() -> None:
     assert torch.allclose(slopes[1], torch.tensor(2.0, dtype=torch.float64))
 
 
+def as_grid(z: Tensor, lam: float | Tensor) -> Tensor:
+    return ts.tvmax(z.unflatten(-1, (2, -1)), lam).flatten(-2)
+
+
+@pytest.mark.parametrize("mapping", [ts.fusedmax, ts.oscarmax, as_grid])
+def test_nothing_holds_ties_together_without_a_price(mapping: Callable[..., Tensor]) -> None:
+    """At lam = 0 it is sparsemax, in its derivatives too; that in lam is the limit from above."""
+    z = torch.tensor([[1.0, 1.0, 0.6, 0.6, 0.6, -3.0]], dtype=torch.float64)
+    # A row at 0 beside one that is not.
+    rows, lam = z.repeat(2, 1).requires_grad_(), torch.tensor([[0.0], [0.05]], dtype=z.dtype)
+    p = mapping(rows, lam[..., None] if mapping is as_grid else lam)
+    weights = torch.arange(6).square()
+    (slope,) = torch.autograd.grad((p * weights).sum(), rows)
+    expected = torch.autograd.functional.jacobian(lambda x: (ts.sparsemax(x) * weights).sum(), z)
+    assert torch.allclose(slope[:1], expected, atol=1e-14)
+    assert slope[0, 0] != slope[0, 1]
+    assert torch.allclose(slope[1, 0], slope[1, 1], atol=1e-14)
+    price, step = torch.tensor(0.0, dtype=z.dtype, requires_grad=True), 1e-4
+    (slope,) = torch.autograd.grad((mapping(z, price) * weights).sum(), price)
+    ahead = ((mapping(z, step) - mapping(z, 0.0)) * weights).sum() / step
+    assert torch.allclose(slope, ahead, atol=1e-9)
+    assert slope.abs() > 0.1
+
+
 def test_derivatives_of_grids() -> None:
     # Two groups of three and one entries in the support.
     z = GRID[:, :3].clone().requires_grad_()
     lam = torch.tensor(0.06, dtype=torch.float64, requires_grad=True)
     assert gradcheck(ts.tvmax, (z, lam), check_forward_ad=True)
-    assert gradgradcheck(ts.tvmax, (z[:, :2].detach().requires_grad_(), lam))
+    assert gradgradcheck(ts.tvmax, (z[:2, :2].detach().requires_grad_(), lam))
     slopes = torch.autograd.grad((ts.tvmax(z, lam) * torch.arange(3)).sum(), (z, lam))
     assert all(s.abs().max() > 1e-3 for s in slopes)
     J = torch.autograd.functional.jacobian(lambda x: ts.tvmax(x, 0.06), z.detach()).reshape(9, 9)
@@ -334,6 +358,24 @@ def test_dims_dtypes_and_layouts_of_grids() -> None:
 def test_what_is_refused(call: Callable[[Tensor], object], error: type[Exception]) -> None:
     with pytest.raises(error, match="Expected"):
         call(GRID)
+
+
+@pytest.mark.parametrize("mapping", [ts.fusedmax, ts.oscarmax, as_grid])
+def test_nothing_that_gpus_refuse_to_do_deterministically(
+    mapping: Callable[..., Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With `torch.use_deterministic_algorithms` cumsum raises there, but for integers."""
+    cumsum = Tensor.cumsum
+
+    def guarded(x: Tensor, *args: int) -> Tensor:
+        assert not x.is_floating_point()
+        return cumsum(x, *args)
+
+    z = draw("normal", 3, 6)
+    expected = mapping(z, 0.1)
+    monkeypatch.setattr(Tensor, "cumsum", guarded)
+    assert torch.equal(mapping(z.requires_grad_(), 0.1), expected)
+    mapping(z, 0.1).square().sum().backward()
 
 
 def test_modules() -> None:

@@ -95,7 +95,12 @@ def test_it_is_fusedmax_of_neighbours_where_there_are_two() -> None:
 def test_limits() -> None:
     z = draw("normal", 5, 9)
     assert torch.allclose(ts.oscarmax(z, 0.0), ts.sparsemax(z), atol=1e-15)
-    assert torch.allclose(ts.oscarmax(z, 1e3), torch.full_like(z, 1 / 9), atol=1e-13)
+    for lam in (1e3, 1e300, 1.7e308):
+        assert torch.allclose(ts.oscarmax(z, lam), torch.full_like(z, 1 / 9), atol=1e-13)
+    # The least price at which these are equal, and one below it.
+    pair = torch.tensor([1.0, 0.0, 0.0], dtype=z.dtype)
+    assert torch.allclose(ts.oscarmax(pair, 2 / 3), torch.full_like(pair, 1 / 3), atol=1e-14)
+    assert ts.oscarmax(pair, 0.6)[0] > 0.34
     keep = torch.arange(9) % 2 == 0
     masked = ts.oscarmax(z, 1e3, mask=keep)
     assert torch.allclose(masked, keep.double().expand(5, 9) / 5, atol=1e-13)

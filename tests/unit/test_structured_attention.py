@@ -131,7 +131,7 @@ def test_padding_does_not_leak(kind: type[ts.nn.StructuredAttention], junk: floa
 @pytest.mark.parametrize("kind", LAYERS)
 def test_gradients_by_finite_differences(kind: type[ts.nn.StructuredAttention]) -> None:
     layer = kind().double()
-    q, k, v = ((0.6 * random(2, 3, 3, seed=s)).requires_grad_() for s in (4, 5, 6))
+    q, k, v = ((0.6 * random(2, 3, d, seed=s)).requires_grad_() for s, d in ((4, 2), (5, 2), (6, 1)))
     names = [name for name, _ in layer.named_parameters()]
     values = [p.detach().clone().requires_grad_() for p in layer.parameters()]
     mask = torch.tensor([[True, True, True], [True, True, False]])
@@ -142,7 +142,7 @@ def test_gradients_by_finite_differences(kind: type[ts.nn.StructuredAttention]) 
 
     out = function(q, k, v, *values)
     # Columns of matchings of all keys sum to one: queries have to count differently.
-    slopes = torch.autograd.grad((out * torch.arange(9).reshape(3, 3)).sum(), (q, k, v, *values))
+    slopes = torch.autograd.grad((out * torch.arange(3)[:, None]).sum(), (q, k, v, *values))
     assert all(s.abs().max() > 1e-2 for s in slopes)
     assert gradcheck(function, (q, k, v, *values))
 
@@ -162,7 +162,8 @@ def test_shapes_dtypes_and_scores(kind: type[ts.nn.StructuredAttention]) -> None
     key_mask = torch.arange(6) < 5
     assert torch.equal(layer(q, k, v, key_mask=key_mask)[1].weights[..., 5], torch.zeros(2, 3, 4))
     half = layer.to(torch.bfloat16)(q.bfloat16(), k.bfloat16(), v.bfloat16())
-    assert half[0].dtype == half[1].weights.dtype == torch.bfloat16
+    assert half[0].dtype == torch.bfloat16
+    assert half[1].weights.dtype == torch.float32
     layer.float()
     assert (kind(scale=0.0)(q, k, v)[1].weights - found.weights).abs().max() > 0.05
     # A pair is ruled out by -inf where others are possible; where none is, the item is NaN and others are not.
@@ -172,6 +173,29 @@ def test_shapes_dtypes_and_scores(kind: type[ts.nn.StructuredAttention]) -> None
     assert ruled.weights[0, 0].tolist() == [0.0, 1.0]
     assert ruled.weights[1].isnan().all()
     assert ruled.result.codes.tolist() == [Outcome.SUCCESS, Outcome.INFEASIBLE]
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_scores_of_half_precision_are_made_in_float32(
+    kind: type[ts.nn.StructuredAttention], dtype: torch.dtype
+) -> None:
+    """Sums of products beyond the range of float16, and differences below its rounding, stay what they are."""
+    q, k, v = (scale * random(2, 3, 64, seed=s) for s, scale in enumerate((99.0, 99.0, 1.0)))
+    # Keys in pairs that differ little, against sums that are large.
+    k[:, 1] = k[:, 0] + 1e-2 * random(2, 64, seed=3)
+    q, k, v = (x.to(dtype).requires_grad_() for x in (q, k, v))
+    assert (q @ k.mT).isinf().any() or dtype == torch.bfloat16
+    layer = kind(scale=1 / 64**2)
+    out, found = layer(q, k, v)
+    exact, expected = kind(scale=1 / 64**2).double()(*(x.double() for x in (q, k, v)))
+    assert torch.allclose(found.weights.double(), expected.weights, atol=1e-5)
+    assert out.dtype == dtype
+    assert torch.allclose(out.double(), exact, rtol=torch.finfo(dtype).eps, atol=1e-6)
+    with torch.autocast("cpu", dtype=dtype):
+        assert torch.equal(layer(*(x.float() for x in (q, k, v)))[1].weights, found.weights)
+    out.float().square().sum().backward()
+    assert all(x.grad is not None and x.grad.dtype == dtype and x.grad.isfinite().all() for x in (q, k, v))
 
 
 @pytest.mark.parametrize("kind", LAYERS)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
@@ -9,6 +11,8 @@ from torch import Tensor
 import tsallis as ts
 from tsallis.core.errors import ParameterError, ShapeError
 from tsallis.structured import Bits, DependencyTree, Factor, Matching, Sequence, Simplex, sparsemap, sparsemap_loss
+from tsallis.structured import loss as structured_loss
+from tsallis.structured.sparsemap import StructuredSolution
 
 from .test_structured import _draw as draw
 
@@ -44,6 +48,28 @@ def test_loss_is_not_negative_and_its_gradient_is_a_difference_of_marginals(fact
     total = sparsemap_loss(factor, x, target, pairs, reduction="sum", tol=1e-13)
     assert torch.allclose(total, loss.sum())
     assert torch.allclose(mean(*small), loss[:2].mean())
+
+
+def test_faces_are_looked_for_only_where_a_gradient_is_differentiated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They take most of the time, and the gradient is a difference of marginals without them."""
+    asked = []
+
+    def watched(name: str) -> Callable[..., StructuredSolution]:
+        own = getattr(structured_loss, name)
+        return lambda *given, **options: asked.append((name, torch.is_grad_enabled())) or own(*given, **options)
+
+    for name in ("sparsemap", "solution"):
+        monkeypatch.setattr(structured_loss, name, watched(name))
+    x = torch.randn(2, 4, 3, dtype=torch.float64, requires_grad=True)
+    loss = sparsemap_loss(DependencyTree(3), x, _targets(DependencyTree(3), 2))
+    (slope,) = torch.autograd.grad(loss, x, retain_graph=True)
+    assert bool(slope.any())
+    # Faces are looked for where gradients are recorded.
+    assert asked == [("sparsemap", False)]
+    (attached,) = torch.autograd.grad(loss, x, create_graph=True)
+    assert torch.equal(attached, slope)
+    assert bool(torch.autograd.grad(attached.square().sum(), x)[0].any())
+    assert asked == [("sparsemap", False), ("solution", True)]
 
 
 @pytest.mark.parametrize("factor", [f for f in FACTORS if not f.additional], ids=repr)

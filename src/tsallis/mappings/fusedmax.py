@@ -12,7 +12,7 @@ from ..core.domains import Simplex
 from ..core.mapping import Mapping, Solved
 from ..core.params import Param
 from ..core.registry import register
-from ..kernels.reference.variation import Fused, chain, group_means
+from ..kernels.reference.variation import Fused, chain, group_means, held
 from .sparsemax import SPARSEMAX
 
 
@@ -28,7 +28,7 @@ class Grouped(Mapping):
         """x, and the groups and pulls that it is made of."""
 
     def solve(self, z: Tensor, **params: Tensor) -> Solved:
-        x, group, pull = self.grouped(z, params["lam"])
+        x, group, pull = held(self.grouped(z, params["lam"]), params["lam"])
         p, threshold = SPARSEMAX.solve(x)[:2]
         # How far back, not where: smaller numbers, exact in every dtype.
         return Solved(p, threshold, (torch.arange(z.shape[-1], device=z.device) - group.to(z.dtype), pull))
@@ -109,7 +109,8 @@ def fusedmax(
 
     Differentiability:
         any order in z and lam, forward and reverse mode; the second derivative is zero almost everywhere. Where
-        neighbours have equal values by coincidence, that of the joined group.
+        neighbours have equal values by coincidence, that of the joined group; at lam = 0 in z that of sparsemax, in lam
+        that from above.
 
     Complexity:
         O(n log n) per row and round, in which all segments are split at once; about log n rounds, n at most. Memory:

@@ -71,7 +71,8 @@ def oscarmax(
 
     Differentiability:
         any order in z and lam, forward and reverse mode; the second derivative is zero almost everywhere. Where two
-        groups have equal values by coincidence, that of the joined group.
+        groups have equal values by coincidence, that of the joined group; at lam = 0 in z that of sparsemax, in lam
+        that from above.
 
     Complexity:
         O(n log n) per row, one sort, then O(n) per round, in which all segments are split at once; about log n rounds,

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..core.errors import ParameterError, ShapeError
 from ..core.inputs import check_scores, checked_mask, is_integer
+from ..core.mapping import HALF
 from ..core.status import Outcome, Result
 from ..structured import Matching, Sequence, StructuredSolution, sparsemap
 from .alignment import Alignment, none_of, packed, together
@@ -35,7 +36,8 @@ class StructuredAttention(nn.Module):
         query_mask: Tensor | None = None,
         key_mask: Tensor | None = None,
     ) -> tuple[Tensor, Alignment]:
-        """Averages (..., L, dv) of values, and the weights they are made with.
+        """Averages (..., L, dv) of values, in their dtype, and the weights they are made with. Half precision is
+        computed in float32, also under autocast, and so are its weights.
 
         Args:
             query, key, value: (..., L, d), (..., S, d) and (..., S, dv).
@@ -54,8 +56,10 @@ class StructuredAttention(nn.Module):
         # Zero times NaN is NaN: what lies under masks goes before products, here and in the backward pass.
         query, key, value = (_kept(x, m) for x, m in ((query, query_mask), (key, key_mask), (value, key_mask)))
         scale = query.shape[-1] ** -0.5 if self.scale is None else self.scale
-        found = self.align(query @ key.mT * scale, query_mask, key_mask)
-        return found.weights.to(value.dtype) @ value, found
+        wide = [x.float() if x.dtype in HALF else x for x in (query, key, value)]
+        with torch.autocast(query.device.type, enabled=False):
+            found = self.align(wide[0] @ wide[1].mT * scale, query_mask, key_mask)
+            return (found.weights.to(wide[2].dtype) @ wide[2]).to(value.dtype), found
 
     def align(self, scores: Tensor, query_mask: Tensor | None = None, key_mask: Tensor | None = None) -> Alignment:
         """The distribution over alignments for scores (..., L, S); -inf rules a pair out, where others are possible.

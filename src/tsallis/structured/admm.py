@@ -7,7 +7,8 @@ multipliers u add up what is left between them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -22,6 +23,8 @@ EVERY = 5
 INNER, EXACTLY = 5, 1000
 # How far copies go beyond the projection: between 1 and 2.
 RELAXED = 1.6
+# How much lower than 0 scores can be, relative to the best ones, that count for the size of all; and at all.
+MASK, FAR = 100.0, 1e9
 # Steps adapt every so many iterations, and at the beginning only: with a fixed step the method converges.
 ADAPT, SETTLED = 10, 500
 
@@ -43,6 +46,11 @@ class Problem:
     held: Tensor
     y: list[Tensor]
     curved: float = 1.0
+
+    @cached_property
+    def most(self) -> Tensor:
+        """(B, 1) the size of the largest score of pairs, but for those that are ruled out."""
+        return largest(self.x, self.y)
 
     def take(self, kept: Tensor) -> Problem:
         return Problem(self.x[kept], self.fixed[kept], self.held[kept], [y[kept] for y in self.y], self.curved)
@@ -75,20 +83,52 @@ class Solved:
     found: list[Projected] = field(default_factory=list)
 
 
+def largest(like: Tensor, parts: list[Tensor]) -> Tensor:
+    """(B, 1) the largest finite absolute value in (B, ...) tensors, 0 if there is none."""
+    flat = torch.cat([torch.zeros_like(like[:, :1]), *(part.flatten(1) for part in parts)], 1)
+    return torch.where(flat.isfinite(), flat.abs(), 0.0).amax(1, keepdim=True)
+
+
+def _best(scores: Tensor) -> Tensor:
+    """(B, 1) the size of the highest of (B, k); 0 where there is none."""
+    best = torch.where(scores.isfinite(), scores, -torch.inf)
+    best = torch.nn.functional.pad(best, (1, 0), value=-torch.inf).amax(1, keepdim=True)
+    return torch.where(best.isfinite(), best.abs(), 0.0)
+
+
 def size(problem: Problem) -> Tensor:
-    """(B, 1) that of most scores, of variables or of pairs: some may be masks."""
+    """(B, 1) that of most scores, of variables or of pairs; but for masks, which may be most of them."""
     most = torch.zeros_like(problem.x[:, :1])
-    for scores in (torch.where(problem.fixed, torch.nan, problem.x), *(y.flatten(1) for y in problem.y)):
+    for given in (torch.where(problem.fixed, torch.nan, problem.x), *(y.flatten(1) for y in problem.y)):
+        scores = torch.where(given < -MASK * (1 + _best(given)), torch.nan, given)
         if scores.numel():
             middle = torch.where(scores.isfinite(), scores.abs(), torch.nan).nanmedian(1, keepdim=True).values
             most = torch.maximum(most, middle.nan_to_num(0.0))
     return most
 
 
-def begin(layout: Layout, problem: Problem, step_size: float) -> Point:
-    """At the scores, without multipliers; steps are in proportion to scores."""
-    z = torch.where(problem.fixed, 0.0, problem.x.clamp(0, 1))
-    return Point(z, z.new_zeros(len(z), len(layout.index)), step_size * size(problem).clamp_min(1.0))
+def without_far(problem: Problem) -> tuple[Problem, Tensor]:
+    """With scores so low that others would be lost beside them cut off, and which variables (B, n + 1) have such. Where
+    these end at 0, nothing has changed: elsewhere scores are worth less than they seem to be.
+    """
+    lowest = -FAR * (1 + torch.maximum(_best(torch.where(problem.fixed, -torch.inf, problem.x)), problem.most))
+    return replace(problem, x=torch.maximum(problem.x, lowest)), problem.x < lowest
+
+
+def begin(layout: Layout, problem: Problem, step_size: float, start: Point | None) -> Point:
+    """At the scores, without multipliers; steps are in proportion to scores. Or at an earlier point, where it is any
+    use: an item whose multipliers do not leave less than half of what balances its scores begins anew.
+    """
+    x = problem.x
+    z = torch.where(problem.fixed, 0.0, x.clamp(0, 1))
+    rho = step_size * size(problem).clamp_min(1.0)
+    if start is None:
+        return Point(z, z.new_zeros(len(z), len(layout.index)), rho)
+    start = Point(*(part.to(x.device) for part in (start.z, start.u, start.rho)))
+    without = torch.where(problem.fixed | (layout.degree == 0), 0.0, x - problem.curved * start.z)
+    left = torch.where(without == 0, 0.0, without + layout.gathered(start.rho * start.u))
+    good = left.norm(dim=1, keepdim=True) <= without.norm(dim=1, keepdim=True) / 2
+    return Point(*(torch.where(good, a, b) for a, b in ((start.z, z), (start.u, 0.0), (start.rho, rho))))
 
 
 def _project(
@@ -118,7 +158,7 @@ def solve(layout: Layout, problem: Problem, point: Point, max_iter: int, tol: fl
     for number in range(1, max_iter + 1):
         if not len(rows):
             break
-        found = _project(layout, layout.targets(given - u, local.held), local.y, rho, memory)
+        found = _project(layout, layout.targets(given - u, local.held, local.most / rho), local.y, rho, memory)
         mu = layout.joined(z, [part.mu for part in found])
         memory = [part.memory for part in found]
         ahead = RELAXED * mu + (1 - RELAXED) * given
@@ -158,7 +198,7 @@ def _adapted(number: int, primal: Tensor, dual: Tensor, rho: Tensor, u: Tensor) 
 def finish(layout: Layout, problem: Problem, solved: Solved, memory: list[Any]) -> Solved:
     """With copies for where each item ended, whatever others did."""
     point = solved.point
-    solved.targets = layout.targets(layout.copies(point.z) - point.u, problem.held)
+    solved.targets = layout.targets(layout.copies(point.z) - point.u, problem.held, problem.most / point.rho)
     solved.found = _project(layout, solved.targets, problem.y, point.rho, memory, EXACTLY)
     for part in solved.found:
         solved.done = solved.done if part.exact is None else solved.done & part.exact

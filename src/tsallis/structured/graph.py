@@ -48,7 +48,7 @@ class FactorGraph:
         self._blocks: list[tuple[torch.Size, Tensor | None]] = []
         self._places: list[Place] = []
         self._attached: list[tuple[Attached, Tensor | None]] = []
-        self._layout: Layout | None = None
+        self._layouts: dict[torch.device, Layout] = {}
 
     def variables(self, given: int | tuple[int, ...] | Tensor) -> Variables:
         """New binary variables.
@@ -75,13 +75,15 @@ class FactorGraph:
             shape = torch.Size(sizes)
         first, self._count = self._count, self._count + math.prod(shape)
         self._blocks.append((shape, scores))
-        self._layout = None
+        self._layouts = {}
         # What is made in inference mode could take no part in gradients later.
         with torch.inference_mode(False):
             index = torch.arange(first, self._count).reshape(shape)
             return Variables(self, index, torch.zeros(shape, dtype=torch.bool))
 
-    def add(self, factor: Factor, *variables: Variables, additional: Tensor | None = None) -> Attached:
+    def add(
+        self, factor: Factor, *variables: Variables, additional: Tensor | None = None, lengths: None = None
+    ) -> Attached:
         """Attach a factor to variables of this graph.
 
         Args:
@@ -90,24 +92,30 @@ class FactorGraph:
                 at each place of the leading dimensions.
             additional: scores of the factor's pairs, which `solve` takes if it gets no others: as in `sparsemap`, with
                 the leading dimensions after that of the batch.
+            lengths: none: in a graph all items have all variables.
 
         Returns:
             where to give such scores to `solve`, and to read pairs from a solution.
 
         Raises:
-            ShapeError: variables that do not fit the factor.
-            ParameterError: what is no factor, a factor of another geometry, or variables of another graph.
+            ShapeError: variables that do not fit the factor; scores of pairs for one without.
+            ParameterError: what is no factor, a factor of another geometry, variables of another graph, or lengths.
         """
+        _no_lengths(lengths)
         if not isinstance(factor, Factor) or factor.spread != 1 or factor.shift != 0:
             raise ParameterError(f"{factor!r}", 'a factor with geometry "on"', "Pass one, with scores (x + 1)/2")
         if not variables or not all(isinstance(v, Variables) and v.graph is self for v in variables):
             raise ParameterError(f"variables {variables!r}", "variables of this graph", "Declare them with variables()")
+        if additional is not None:
+            check_tensor(additional, "additional")
+            if not factor.additional:
+                raise ShapeError(f"scores of pairs for {factor!r}", "none", "Leave them out")
         with torch.inference_mode(False):
             flat, lead = bound(factor, variables)
         attached = Attached(self, factor, len(self._places), lead)
         self._places.append(Place(factor, flat.index, flat.negated))
         self._attached.append((attached, additional))
-        self._layout = None
+        self._layouts = {}
         return attached
 
     def solve(
@@ -118,18 +126,22 @@ class FactorGraph:
         tol: float = 1e-6,
         step_size: float = 2.0,
         init: GraphSolution | None = None,
+        lengths: None = None,
     ) -> GraphSolution:
         """LP-SparseMAP, by the alternating direction method of multipliers. Where no variable is shared, each factor is
         solved alone, exactly.
 
         Args:
             scores: (B, *shape) of the variables, in the order of their declaration; None, or left out, for those given
-                then. -inf rules a variable out, at once; large negative numbers do in more iterations.
+                then. -inf rules a variable out; so do numbers that are 1e9 times as low as the best is high, and items
+                that need such a variable all the same are not solved.
             additional: scores of pairs, of factors that have such.
             max_iter: iterations at most.
             tol: largest primal and dual residual.
             step_size: at the start; it adapts.
-            init: an earlier solution of this graph and a batch of this size, from which to go on.
+            init: an earlier solution of this graph and a batch of this size, from which to go on, with its steps. Items
+                whose scores have little to do with the earlier ones begin anew.
+            lengths: none, as in `add`.
 
         Returns:
             a `GraphSolution`, in the dtype of the scores; solved in float64. Items that did not reach the tolerance,
@@ -137,10 +149,11 @@ class FactorGraph:
 
         Raises:
             ShapeError: scores that do not fit.
-            ParameterError: max_iter, tol, step_size or init that cannot be.
+            ParameterError: max_iter, tol, step_size, init or additional that cannot be, or lengths.
 
         Differentiability:
-            any order in all scores; the result is piecewise linear, so second derivatives are zero. On the faces that
+            any order in all scores; the result is piecewise linear, so second derivatives are zero. Not inside function
+            transforms. On the faces that
             the factors ended on, by conjugate gradients; a gradient that these do not reach warns.
 
         Complexity:
@@ -149,6 +162,7 @@ class FactorGraph:
         References:
             niculae2020lp, martins2015ad3
         """
+        _no_lengths(lengths)
         return self._solved(scores, additional, max_iter, tol, step_size, init, 1.0)
 
     def solve_map(
@@ -159,6 +173,7 @@ class FactorGraph:
         tol: float = 1e-6,
         step_size: float = 2.0,
         init: GraphSolution | None = None,
+        lengths: None = None,
     ) -> GraphSolution:
         """The best assignment, relaxed to a linear programme: `solve` without the quadratic term. Where no variable is
         shared, the best structure of each factor.
@@ -170,10 +185,12 @@ class FactorGraph:
             tol: as in `solve`.
             step_size: as in `solve`.
             init: as in `solve`.
+            lengths: none, as in `add`.
 
         Returns:
-            a `GraphSolution` without gradient. Items that are `integral` have the best assignment. All are whose
-            factors form a tree, unless several assignments are best: then it may be between them.
+            a `GraphSolution` without gradient. Items that are `integral` have the best assignment, to within the
+            tolerance. All are whose factors form a tree, unless several assignments are best: then it may be between
+            them.
 
         Raises:
             ShapeError, ParameterError: as in `solve`.
@@ -187,6 +204,7 @@ class FactorGraph:
         References:
             martins2015ad3
         """
+        _no_lengths(lengths)
         with torch.no_grad():
             return self._solved(scores, additional, max_iter, tol, step_size, init, 0.0)
 
@@ -200,16 +218,36 @@ class FactorGraph:
             if not is_number(value) or not 0 < value < math.inf:
                 raise ParameterError(f"{name}={value!r}", "a positive number", "Choose one")
         x, dtype = self._unary(scores)
-        if self._layout is None:
-            with torch.inference_mode(False):
-                self._layout = Layout(self, self._places, self._count)
-        self._layout.to(x.device)
-        y = self._pairs(self._layout, x, additional or {})
-        if init is not None and (init.layout is not self._layout or len(init.marginals) != len(x)):
-            came = f"init of another graph, or of {len(init.marginals)} items"
-            raise ParameterError(came, f"a solution of this graph, of {len(x)} items", "Start anew")
+        layout = self._layout(x.device)
+        y = self._pairs(layout, x, {} if additional is None else additional)
+        self._check_start(init, len(x))
         options = Options(int(max_iter), float(tol), float(step_size), None if init is None else init.point, curved)
-        return relaxed(self._layout, x, y, options, dtype)
+        return relaxed(layout, x, y, options, dtype)
+
+    def _layout(self, device: torch.device) -> Layout:
+        """One for each device: solutions keep theirs for their gradients."""
+        found = self._layouts.get(device)
+        if found is None:
+            with torch.inference_mode(False):
+                found = Layout(self, self._places, self._count)
+                found.to(device)
+            self._layouts[device] = found
+        return found
+
+    def _check_start(self, init: object, batch: int) -> None:
+        if init is None:
+            return
+        if not isinstance(init, GraphSolution):
+            came = f"init of type {type(init).__name__}"
+        elif init.layout.graph is not self:
+            came = "init of another graph"
+        elif (init.layout.count, len(init.layout.where)) != (self._count, len(self._places)):
+            came = "init from before variables or factors were added"
+        elif len(init.marginals) != batch:
+            came = f"init of {len(init.marginals)} items"
+        else:
+            return
+        raise ParameterError(came, f"a solution of this graph as it is, of {batch} items", "Leave init out")
 
     def _unary(self, scores: tuple[Tensor | None, ...]) -> tuple[Tensor, torch.dtype]:
         """(B, n + 1) scores of all variables, and the dtype of the result."""
@@ -234,6 +272,11 @@ class FactorGraph:
 
     def _pairs(self, layout: Layout, x: Tensor, given: Mapping[Attached, Tensor]) -> list[Tensor]:
         """(B, F, e) scores of pairs, of each stack."""
+        if not isinstance(given, Mapping):
+            raise ParameterError(
+                f"additional of type {type(given).__name__}", "a dict from what add() returned to scores of pairs",
+                "Pass {attached: scores}",
+            )  # fmt: skip
         if unknown := set(given) - {attached for attached, _ in self._attached}:
             raise ParameterError(f"additional of {unknown}", "factors of this graph", "Pass what add() returned")
         parts: list[list[Tensor]] = [[] for _ in layout.stacks]
@@ -244,11 +287,27 @@ class FactorGraph:
                 part.append(x.new_zeros(batch, rows, factor.additional))
                 continue
             own = check_tensor(own, "additional")
+            shape = tuple(own.shape)
             if attached.lead and own.shape[: 1 + len(attached.lead)] == (batch, *attached.lead):
                 own = own.flatten(0, len(attached.lead))
-            flat = factor.flat(x.new_zeros(batch * rows, factor.variables), own).additional
+            try:
+                flat = factor.flat(x.new_zeros(batch * rows, factor.variables), own).additional
+            except ShapeError as error:
+                if not attached.lead:
+                    raise
+                came = f"additional of shape {shape} for {attached!r}"
+                lead = f"({batch}, {_dims(attached.lead)}, ...)"
+                raise ShapeError(came, f"{lead}, then as for a single factor", "Reshape it") from error
             part.append(flat.view(batch, rows, factor.additional))
         return [torch.cat(part, 1) for part in parts]
+
+
+def _no_lengths(lengths: object) -> None:
+    if lengths is not None:
+        raise ParameterError(
+            "lengths", "none: all items of a graph have all of its variables",
+            "Build a graph for each length, or solve items alone with sparsemap where no variable is shared",
+        )  # fmt: skip
 
 
 def _dims(shape: torch.Size) -> str:

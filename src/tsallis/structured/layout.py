@@ -107,9 +107,11 @@ class Layout:
         """(B, C) of all stacks, for the batch of another tensor."""
         return torch.cat([like.new_zeros(len(like), 0), *(part.flatten(1) for part in parts)], 1)
 
-    def targets(self, t: Tensor, held: Tensor) -> list[Tensor]:
-        """What is projected: with copies of fixed variables so far out that they become 0, or 1 if negated."""
-        far = 1 + t.abs().amax(1, keepdim=True) if t.shape[1] else t
+    def targets(self, t: Tensor, held: Tensor, most: Tensor) -> list[Tensor]:
+        """What is projected: with copies of fixed variables so far out that they become 0, or 1 if negated, whatever
+        scores of pairs up to `most` (B, 1) are in favour of.
+        """
+        far = 1 + torch.maximum(t.abs().amax(1, keepdim=True), most) if t.shape[1] else t
         return self.parts(torch.where(held, far * self.reach, t))
 
     def rms(self, c: Tensor) -> Tensor:

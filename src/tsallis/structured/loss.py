@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -9,8 +10,33 @@ from torch import Tensor
 
 from ..core.errors import ParameterError, ShapeError
 from ..core.inputs import check_tensor
-from .factor import Factor
-from .sparsemap import sparsemap
+from .factor import Factor, Scores
+from .sparsemap import StructuredSolution, solution, sparsemap
+
+
+class _Bend(torch.autograd.Function):
+    """Zeros (B) whose derivative by scores is zero, and the second one that of marginals.
+
+    The gradient of the loss needs the marginals alone; how they move, which takes much longer to find out, is found out
+    where a gradient is differentiated.
+    """
+
+    @staticmethod
+    def forward(unary: Tensor, additional: Tensor, again: Callable[[Tensor, Tensor], StructuredSolution]) -> Tensor:
+        return unary.new_zeros(len(unary))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        unary, additional, ctx.again = inputs
+        ctx.save_for_backward(unary, additional)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        if not torch.is_grad_enabled():
+            return None, None, None
+        found = ctx.again(*ctx.saved_tensors)
+        g = grads[0][:, None]
+        return *(g * (mu - mu.detach()) for mu in (found.marginals.flatten(1), found.pairs)), None
 
 
 def sparsemap_loss(
@@ -48,7 +74,8 @@ def sparsemap_loss(
         ShapeError, ParameterError: as in `sparsemap`, and for targets of another shape.
 
     Differentiability:
-        any order in scores: the gradient is mu - mu_t; the second derivative that of mu.
+        any order in scores: the gradient is mu - mu_t, of the marginals that the loss was computed with; the second
+        derivative that of mu, looked for where a gradient is differentiated.
 
     Complexity:
         as `sparsemap`.
@@ -78,11 +105,18 @@ def sparsemap_loss(
             raise ShapeError(
                 f"target_pairs of shape {tuple(nu_t.shape)}", f"{(len(t), factor.additional)}", "Reshape them"
             )
-    found = sparsemap(factor, x.double(), None if additional is None else additional.double(), **options)
+    with torch.no_grad():
+        found = sparsemap(factor, x.double(), None if additional is None else additional.double(), **options)
+
+    def again(unary: Tensor, pairs: Tensor) -> StructuredSolution:
+        own = {"max_iter": options.get("max_iter", 1000), "tol": options.get("tol", 1e-9)}
+        return solution(factor, Scores(unary, pairs, given.lengths), unary, **own, init=found)
+
     unary = (given.unary + factor.shift) / factor.spread
     mu, nu = found.marginals.flatten(1), found.pairs
     value = _inner(unary, mu - mu_t) + _inner(given.additional / factor.spread, nu - nu_t)
     value = factor.spread * (value - (mu.square().sum(-1) - mu_t.square().sum(-1)) / 2)
+    value = value + _Bend.apply(given.unary, given.additional, again)
     value = value.to(x.dtype if x.is_floating_point() else torch.get_default_dtype())
     return value if reduction == "none" else value.mean() if reduction == "mean" else value.sum()
 

@@ -15,6 +15,9 @@ from .layout import Layout
 from .stacks import Projected, Structured, best_of
 from .variables import Attached, Variables
 
+# What sums of weights are off by, at most; factors that need a variable have far more of it.
+ROUNDING = 1e-9
+
 
 @dataclass(frozen=True)
 class GraphSolution:
@@ -43,21 +46,35 @@ class GraphSolution:
     layout: Layout
 
     def __getitem__(self, variables: Variables) -> Tensor:
-        """(B, *shape) marginals."""
-        self._check(variables)
+        """(B, *shape) marginals.
+
+        Raises:
+            ParameterError: what are no variables of the graph, or none when it was solved.
+        """
+        self._check(variables, Variables, "variables")
+        if bool((variables.index >= self.layout.count).any()):
+            raise ParameterError(f"{variables!r}, declared after this solution", "older ones", "Solve again")
         found = self.marginals[:, variables.index.to(self.marginals.device)]
         return torch.where(variables.negated.to(found.device), 1 - found, found)
 
     def pairs(self, attached: Attached) -> Tensor:
-        """(B, *lead, e) marginals of the pairs of a factor, which `FactorGraph.add` returned."""
-        self._check(attached)
+        """(B, *lead, e) marginals of the pairs of a factor, which `FactorGraph.add` returned.
+
+        Raises:
+            ParameterError: what is no factor of the graph, or none when it was solved.
+        """
+        self._check(attached, Attached, "what add() returned")
+        if attached.number not in self.layout.where:
+            raise ParameterError(f"{attached!r}, added after this solution", "an older one", "Solve again")
         s, i = self.layout.where[attached.number]
         rows = self.layout.stacks[s].rows
         first = sum(rows[:i])
         found = self.pairs_of[s][:, first : first + rows[i]]
         return found.reshape(len(found), *attached.lead, found.shape[-1])
 
-    def _check(self, part: Variables | Attached) -> None:
+    def _check(self, part: Variables | Attached, kind: type, words: str) -> None:
+        if not isinstance(part, kind):
+            raise ParameterError(f"{part!r}", f"{words} of this graph", "Pass that")
         if part.graph is not self.layout.graph:
             raise ParameterError(f"{part!r} of another graph", "of that which was solved", "Look it up there")
 
@@ -78,12 +95,13 @@ def relaxed(layout: Layout, x: Tensor, y: list[Tensor], options: Options, dtype:
     wanted = torch.is_grad_enabled() and any(given.requires_grad for given in (x, *y))
     with torch.no_grad():
         problem, codes = _cleaned(layout, x, y, options.curved)
-        alone = bool((layout.degree <= 1).all())
+        alone, masks = bool((layout.degree <= 1).all()), torch.zeros_like(problem.fixed)
         if alone:
             found = (_alone if options.curved else _best_alone)(layout, problem)
         else:
-            point = options.start or admm.begin(layout, problem, options.step_size)
-            found = admm.solve(layout, problem, point, options.max_iter, options.tol)
+            near, masks = admm.without_far(problem)
+            point = admm.begin(layout, near, options.step_size, options.start)
+            found = admm.solve(layout, near, point, options.max_iter, options.tol)
         mu = layout.joined(problem.x, [part.mu for part in found.found])
         shared = layout.degree > 0
         # Not the variables themselves: where all copies are 0, so is their mean.
@@ -93,12 +111,15 @@ def relaxed(layout: Layout, x: Tensor, y: list[Tensor], options: Options, dtype:
         bad = codes != Outcome.SUCCESS
         if alone:
             # Exact: what a factor cannot do without is ruled out.
-            against = problem.fixed & shared & (mean.abs() > options.tol)
+            against = problem.fixed & shared & (mean.abs() > ROUNDING)
             codes = torch.where(~bad & against.any(1), int(Outcome.INFEASIBLE), codes)
             bad = codes != Outcome.SUCCESS
-        codes = torch.where(~bad & ~found.done, int(Outcome.NOT_CONVERGED), codes)
+        # What was as good as ruled out is needed: how bad that is was cut off.
+        needed = (masks & shared & (z > options.tol)).any(1)
+        codes = torch.where(~bad & (needed | ~found.done), int(Outcome.NOT_CONVERGED), codes)
         integral = ((z - z.round()).abs() <= options.tol).all(1) & (codes == Outcome.SUCCESS)
         if not options.curved:
+            integral = integral if alone else integral & _allowed(layout, z.round())
             z = torch.where(integral[:, None], z.round(), z)
         pairs = [part.nu for part in found.found]
     if wanted:
@@ -111,6 +132,18 @@ def relaxed(layout: Layout, x: Tensor, y: list[Tensor], options: Options, dtype:
         z[:, : layout.count], primal, dual, found.iterations, integral, Result(codes.to(torch.int8)), tuple(pairs),
         found.point, layout,
     )  # fmt: skip
+
+
+def _allowed(layout: Layout, z: Tensor) -> Tensor:
+    """(B) whether every factor has a structure with variables (B, n + 1) of zeros and ones: then it is its own
+    projection.
+    """
+    allowed = torch.ones(len(z), dtype=torch.bool, device=z.device)
+    for stack, copies in zip(layout.stacks, layout.parts(layout.copies(z)), strict=True):
+        no_scores = z.new_zeros(*copies.shape[:2], stack.additional)
+        mu = stack.project(copies, no_scores, None, admm.EXACTLY).mu
+        allowed = allowed & ((mu - copies).abs() <= 1e-3).flatten(1).all(1)
+    return allowed
 
 
 def _tangent(layout: Layout, problem: admm.Problem, found: admm.Solved) -> Tangent:
@@ -140,9 +173,8 @@ def _cleaned(layout: Layout, x: Tensor, y: list[Tensor], curved: float) -> tuple
     x = torch.where(bad[:, None], 0.0, x)
     y = [torch.where(bad[:, None, None], 0.0, pairs) for pairs in y]
     fixed = (x == -torch.inf) | layout.never
-    for stack, own, pairs in zip(
-        layout.stacks, layout.targets(layout.copies(torch.zeros_like(x)), fixed[:, layout.index]), y, strict=True
-    ):
+    held = layout.targets(layout.copies(torch.zeros_like(x)), fixed[:, layout.index], admm.largest(x, y))
+    for stack, own, pairs in zip(layout.stacks, held, y, strict=True):
         if isinstance(stack, Structured):
             codes = torch.where(~bad & ~stack.possible(own, pairs), int(Outcome.INFEASIBLE), codes)
     bad = (codes != Outcome.SUCCESS)[:, None]

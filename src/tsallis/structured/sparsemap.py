@@ -108,9 +108,21 @@ def sparsemap(
         raise ParameterError(f"max_iter={max_iter!r}", "a whole number, 1 at least", "Choose one")
     if not is_number(tol) or not tol >= 0:
         raise ParameterError(f"tol={tol!r}", "a number, 0 or more", "Choose one")
+    return solution(factor, factor.flat(scores, additional, lengths), scores, max_iter, tol, init, generator)
+
+
+def solution(
+    factor: Factor,
+    given: Scores,
+    scores: Tensor,
+    max_iter: int,
+    tol: float,
+    init: Literal["map", "random"] | StructuredSolution,
+    generator: torch.Generator | None = None,
+) -> StructuredSolution:
+    """`sparsemap` of scores that a factor has read, in the dtype of those that were given."""
     # More than can be counted to is no limit.
     max_iter = min(int(max_iter), 2**62)
-    given = factor.flat(scores, additional, lengths)
     wanted = torch.is_grad_enabled() and (given.unary.requires_grad or given.additional.requires_grad)
     structures = described(factor)
     if (kernel := kernel_for(given, structures, max_iter, wanted)) is not None and structures is not None:

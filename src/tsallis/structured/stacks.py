@@ -76,7 +76,7 @@ class Stack(ABC):
 
     def reach(self) -> Tensor:
         """(F, w) how far out copies go that have to be 0, or 1 if negated: further than is worth any other."""
-        return -2 * self.sign * self.sign.shape[1]
+        return -2 * self.sign * (self.sign.shape[1] + self.additional)
 
     def to(self, device: torch.device) -> None:
         """Move what is looked up in every iteration."""
@@ -97,7 +97,10 @@ class Stack(ABC):
 def best_of(place: Place, x: Tensor, fixed: Tensor, y: Tensor) -> Tensor:
     """(B, F, d + e) the best structures of a place's factors, by scores of all variables, some of which are 0."""
     own, out = torch.where(place.negated, -x[:, place.index], x[:, place.index]), fixed[:, place.index]
-    far = 2 * own.shape[-1] * (1 + own.abs().amax((1, 2), keepdim=True)) if own.numel() else own
+    far = own
+    if own.numel():
+        size = torch.cat([own, torch.where(y.isfinite(), y, 0.0)], -1).abs().amax((1, 2), keepdim=True)
+        far = 2 * (own.shape[-1] + y.shape[-1]) * (1 + size)
     own = torch.where(out, torch.where(place.negated, far, -torch.inf), own)
     return place.factor.best(Scores(own.flatten(0, 1), y.flatten(0, 1))).unflatten(0, own.shape[:2])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -91,8 +92,8 @@ def bound(factor: Factor, variables: tuple[Variables, ...]) -> tuple[Variables, 
         (v,) = variables
         for own in (factor.natural, (factor.variables,)):
             lead = len(v.shape) - len(own)
-            if lead >= 0 and tuple(v.shape[lead:]) == own and v.index.numel():
-                return v.reshape(-1, factor.variables), v.shape[:lead]
+            if lead >= 0 and tuple(v.shape[lead:]) == own:
+                return v.reshape(math.prod(v.shape[:lead]), factor.variables), v.shape[:lead]
     parts = [v.reshape(-1) for v in variables]
     index, negated = (torch.cat([getattr(v, name) for v in parts]) for name in ("index", "negated"))
     if len(index) != factor.variables:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .variation import Fused, differences_transposed, group_means, solved
+from .variation import Fused, differences_transposed, group_means, running_sums, solved
 
 
 class Solved(NamedTuple):
@@ -46,7 +46,7 @@ class _Chains(NamedTuple):
     def slack(self, x: Tensor, part: Tensor) -> Tensor:
         """(B) lam |D x| - <u, D x> with part = D'u: sums of terms that are not negative, but for rounding."""
         step = torch.where(self.broken, 0.0, x.diff())
-        return (self.lam * step.abs() + part.cumsum(-1)[..., :-1] * step).sum((-2, -1))
+        return (self.lam * step.abs() + running_sums(part)[..., :-1] * step).sum((-2, -1))
 
 
 def grid(z: Tensor, lam: Tensor, tol: float, max_iter: int) -> Solved:

@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor
 
-from .variation import Fused, ahead, group_sums
+from .variation import Fused, ahead, group_sums, running_sums
 
 
 def pairs(z: Tensor, lam: Tensor) -> Fused:
@@ -24,10 +24,11 @@ def pairs(z: Tensor, lam: Tensor) -> Fused:
     place = torch.arange(z.shape[-1], device=z.device).expand_as(order)
     # How many others each entry is the larger one of.
     pull = torch.where(there, there.sum(-1, keepdim=True) - 1 - place, 0).to(z.dtype)
-    # Far below the largest, scores differ from each other no more; sums have to be finite.
+    # Far below the largest, scores differ from each other no more, nor do prices that are far above; sums have to be
+    # finite.
     low = -(torch.finfo(z.dtype).max ** 0.5)
     top = ordered[:, :1]
-    y = torch.where(there, (ordered - top).clamp_min(low), 0.0) - lam * pull
+    y = torch.where(there, (ordered - top).clamp_min(low), 0.0) - lam.clamp_max(-low) * pull
     x, tolerance = decreasing(y, ~there[:, 1:])
     joined = there[:, 1:] & (x.diff().abs() <= tolerance[:, 1:] + tolerance[:, :-1])
     first = torch.where(ahead(~joined, True), place, 0).cummax(-1).values
@@ -53,7 +54,7 @@ def decreasing(y: Tensor, cut: Tensor) -> tuple[Tensor, Tensor]:
         distance = torch.zeros_like(y).scatter_reduce_(-1, segment, excess.abs(), "amax").gather(-1, segment)
         tolerance = rounding * distance * size.sqrt()
         # Sums from the start of the segment: those of whole segments are zero but for rounding.
-        sums = excess.cumsum(-1)
+        sums = running_sums(excess)
         start = torch.where(ahead(cut, True), place, 0).cummax(-1).values
         before = (sums - excess).gather(-1, start)
         within = torch.where(ahead(cut, True).roll(-1, -1), -torch.inf, sums - before)

@@ -77,6 +77,15 @@ def solved(z: Tensor, lam: Tensor, broken: Tensor) -> tuple[Tensor, Tensor, Tens
     return levels + top, sign, tolerance
 
 
+def held(found: Fused, lam: Tensor) -> Fused:
+    """The same with groups as derivatives in z need them: at lam = 0 nothing holds equal entries together. A lam just
+    above does, so pulls are shared already.
+    """
+    x, group, pull = found
+    alone = torch.arange(x.shape[-1], device=x.device).expand_as(group)
+    return Fused(x, torch.where(lam == 0, alone, group), torch.where(lam == 0, group_means(pull, group), pull))
+
+
 def group_means(v: Tensor, group: Tensor) -> Tensor:
     """(..., n) the mean of v over each entry's group, which a number below n names; differentiable."""
     return group_sums(v, group) / group_sums(torch.ones_like(v), group)
@@ -85,6 +94,15 @@ def group_means(v: Tensor, group: Tensor) -> Tensor:
 def group_sums(x: Tensor, group: Tensor) -> Tensor:
     """At each entry the sum over its group."""
     return torch.zeros_like(x).scatter_add(-1, group, x).gather(-1, group)
+
+
+def running_sums(x: Tensor) -> Tensor:
+    """Of (..., n) along n, in log n rounds: `cumsum` of floating numbers has no deterministic form on GPUs."""
+    reach = 1
+    while reach < x.shape[-1]:
+        x = torch.cat([x[..., :reach], x[..., reach:] + x[..., :-reach]], -1)
+        reach *= 2
+    return x
 
 
 def ahead(x: Tensor, value: float) -> Tensor:

@@ -17,7 +17,7 @@ from ...core.numerics import compute_dtype
 from ...core.params import as_rows
 from ...core.status import Outcome, Result
 from ...kernels.reference.grid import grid
-from ...kernels.reference.variation import group_means
+from ...kernels.reference.variation import Fused, group_means, held
 from ..fusedmax import FUSEDMAX
 from ..sparsemax import SPARSEMAX
 
@@ -89,7 +89,7 @@ def tvmax(
         dim: the two dimensions of the grid, over which p sums to one.
         mask: boolean, broadcastable to z, True = keep. Other entries are never read and get probability 0; they are
             nobody's neighbours. A grid without a kept entry is all zero.
-        tol: the duality gap at which an item is done.
+        tol: the duality gap at which an item is done; that of rounding where it is larger.
         max_iter: rows and columns are solved at most so often.
         return_report: whether to return a `TvmaxReport` too.
 
@@ -102,8 +102,8 @@ def tvmax(
         ShapeError: dims that are no two dimensions of z, or lam or mask that do not broadcast.
 
     Differentiability:
-        any order in z and lam, forward and reverse mode; the second derivative is zero almost everywhere. Inside
-        `torch.vmap` and as one graph of `torch.compile` it does not work: it looks at values to end.
+        any order in z and lam, forward and reverse mode, as that of `fusedmax`; the second derivative is zero almost
+        everywhere. Inside `torch.vmap` and as one graph of `torch.compile` it does not work: it looks at values to end.
 
     Complexity:
         per iteration that of `fusedmax` for all rows and all columns. Some 20 to 120 iterations for grids of up to
@@ -172,7 +172,7 @@ def _denoised(rows: Tensor, lam: Tensor, shape: torch.Size, tol: float, max_iter
     if found is None:
         zeros = rows.new_zeros(batch)
         return rows, TvmaxReport(zeros, zeros.long(), Result(code.squeeze(-1)))
-    point, group, pull = (t.reshape(rows.shape) for t in found.fused)
+    point, group, pull = held(Fused(*(t.reshape(rows.shape) for t in found.fused)), lam)
     kept = fine & (rows > -torch.inf)
     moved = torch.where(kept, rows - rows.detach(), 0.0) - torch.where(fine, lam - lam.detach(), 0.0) * pull
     # A bad grid stays attached to what made it so; one without entries is -inf, as it came.

@@ -84,13 +84,25 @@ def _download(source: Source, name: str) -> Path:
     return Path(path)
 
 
+def read_text(path: Path, expected: str) -> str:
+    """UTF-8 text of a file, gzipped or not; ``expected`` says in errors what it should be."""
+    try:
+        return _unpacked(path).decode()
+    except (OSError, EOFError, zlib.error, ValueError) as error:
+        raise DataError(f"{path}: {error}", expected, "Get it again") from error
+
+
+def _unpacked(path: Path) -> bytes:
+    raw = path.read_bytes()
+    return gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
+
+
 def read_idx(path: Path, shape: tuple[int, ...]) -> Tensor:
     """A uint8 tensor from an idx file, gzipped or not, of exactly the expected shape."""
     expected = f"an idx file of {'x'.join(map(str, shape))} bytes"
     advice = f"Delete {path.name} and get it again"
     try:
-        raw = path.read_bytes()
-        data = gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
+        data = _unpacked(path)
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: {error}", expected, advice) from error
     header = 4 + 4 * len(shape)

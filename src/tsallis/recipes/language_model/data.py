@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .._shared.datasets import DataError, Source, locate, split_hash
+from .._shared.datasets import DataError, Source, locate, read_text, split_hash
 from .._shared.seeding import generator
 from .config import Config
 
@@ -87,9 +86,5 @@ def _wikitext(config: Config) -> tuple[list[Tensor], int]:
 
 
 def _words(path: Path) -> list[str]:
-    try:
-        raw = path.read_bytes()
-        text = (gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw).decode()
-    except (OSError, EOFError, ValueError) as error:
-        raise DataError(f"{path}: {error}", "UTF-8 text, gzipped or not", "Get it again") from error
+    text = read_text(path, "UTF-8 text, gzipped or not")
     return [word for line in text.splitlines() if line.strip() for word in (*line.split(), END)]

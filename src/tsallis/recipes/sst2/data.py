@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import gzip
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from .._shared.datasets import DataError, Source, locate, split_hash
+from .._shared.datasets import DataError, Source, locate, read_text, split_hash
 from .._shared.seeding import generator
 from .config import Config
 
@@ -76,11 +75,7 @@ def _read(path: Path) -> Part:
 
 def _ewt(path: Path) -> list[str]:
     """Sentences as they were written."""
-    try:
-        raw = path.read_bytes()
-        text = (gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw).decode()
-    except (OSError, EOFError, ValueError) as error:
-        raise DataError(f"{path}: {error}", "CoNLL-U, gzipped or not", "Get it again") from error
+    text = read_text(path, "CoNLL-U, gzipped or not")
     return [line.removeprefix("# text = ").strip() for line in text.splitlines() if line.startswith("# text = ")]
 
 
