@@ -201,7 +201,19 @@ class Codegen:
         return ()
 keys = [(e.serial.__module__, e.serial.__qualname__, e.serial._cache._index_key((), Codegen())) for e in made]
 assert len(set(keys)) == len(keys), "two kernels have one name"
-print(keys)
+# Of all they are made of, too: code of one name is taken for the other's where several processes have kept it.
+def parts(function):
+    for cell in function.__closure__ or ():
+        part = getattr(cell.cell_contents, "py_func", None)
+        if part is not None:
+            yield (part.__module__, part.__qualname__), compiler._described(part)
+            yield from parts(part)
+found = {}
+for e in made:
+    for name, is_of in parts(e.serial.py_func):
+        assert found.setdefault(name, is_of) == is_of, name
+assert len(found) > len({name.rpartition("_")[0] for _, name in found}), "nothing is made twice"
+print(keys, sorted(found))
 """
     assert _python(code) == _python(code)
 

@@ -32,8 +32,6 @@ from .threads import Team
 # Sums may not be re-associated; NaN and infinities mean what they are. Other flags fold tests for them to False.
 OPTIONS: dict[str, Any] = {"fastmath": {"contract", "arcp", "nsz", "afn"}, "error_model": "numpy", "nogil": True}
 
-device = njit(**OPTIONS)
-
 
 def source_hash() -> str:
     """Of every file machine code may come from."""
@@ -51,15 +49,28 @@ PACKS = "+avx512f" in _features()
 SOURCE = source_hash() + str(PACKS)
 
 
-def compiled(function: Callable[..., Any], maker: Any = njit) -> Any:
+def named(function: FunctionType) -> str:
+    """Have the function's name say what the function is, in the same words in every process."""
+    words = hashlib.sha256(repr((SOURCE, _described(function))).encode()).hexdigest()
+    function.__qualname__ += "_" + words[:32]
+    return words
+
+
+def device(function: Any) -> Any:
+    """Compile a part of kernels, with them."""
+    named(function)
+    return njit(**OPTIONS)(function)
+
+
+def compiled(function: Any, maker: Any = njit) -> Any:
     """Compile with the machine code kept on disk, if there is a place for it; `doctor` says whether there is."""
+    words = named(function)
     options = {name: value for name, value in OPTIONS.items() if maker is njit or name != "nogil"}
     try:
         made = maker(**options, cache=True)(function)
     except (RuntimeError, OSError):
         # "no locator available": neither the package's folder nor the user's can be written. Or the disk is full.
         return maker(**options)(function)
-    words = hashlib.sha256(repr(_described(function)).encode()).hexdigest()
     made._cache._index_key = lambda signature, codegen: (signature, codegen.magic_tuple(), words)
     _keep_with_keys(made._cache._cache_file)
     save = made._cache.save_overload
@@ -92,7 +103,8 @@ def _described(thing: Any) -> Any:
     random number: no other process would ever find their machine code.
     """
     if isinstance(thing, Dispatcher):
-        thing = thing.py_func
+        # Its name says all.
+        return "compiled", thing.py_func.__module__, thing.py_func.__qualname__
     if isinstance(thing, _Intrinsic):
         thing = thing._defn
     if isinstance(thing, FunctionType):
