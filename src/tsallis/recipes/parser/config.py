@@ -19,6 +19,8 @@ class Config(RunConfig):
         loss: sparsemap (of whole trees) or softmax (cross-entropy of each word's head). Both are decoded as trees.
         tol: gap at which the solver of sparsemap is done with a sentence in training; 1e-9 in evaluation.
         max_iter: best trees that it asks for in a sentence, at most, in training.
+        scale: of scores before sparsemap: below 1 a tree has to be ahead by more for the loss to be 0, and more trees
+            have probability.
         word_width: of the vectors of words that occur twice or more in the training part, case ignored.
         letter_width: of the vectors of letters.
         letter_filters: of the convolution over a word's letters, which also reads words that have no vector.
@@ -38,6 +40,7 @@ class Config(RunConfig):
     loss: Literal["sparsemap", "softmax"] = "sparsemap"
     tol: float = 1e-4
     max_iter: int = 200
+    scale: float = 1.0
     word_width: int = 100
     letter_width: int = 32
     letter_filters: int = 64
@@ -58,6 +61,7 @@ class Config(RunConfig):
             "eval_batch", "epochs",
         ):  # fmt: skip
             self._require(name, getattr(self, name) >= 1, "at least 1")
+        self._require("scale", self.scale > 0, "above 0")
         for name in ("tol", "word_dropout"):
             self._require(name, getattr(self, name) >= 0, "0 or more")
         known = self.sentences is None or self.sentences >= 1

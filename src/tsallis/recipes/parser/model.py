@@ -100,26 +100,27 @@ class Softmax:
 
 @dataclass(frozen=True)
 class SparseMAP:
-    """The loss of whole trees; tol and max_iter are of its solver."""
+    """The loss of whole trees, of scores times ``scale``; tol and max_iter are of its solver."""
 
     tol: float
     max_iter: int
+    scale: float
 
     def loss(self, scores: Tensor, batch: Batch) -> Tensor:
         target = F.one_hot(batch.heads, scores.shape[1]).mT
         return ts.structured.sparsemap_loss(
-            tree_of(scores), scores, target,
+            tree_of(scores), self.scale * scores, target,
             lengths=batch.lengths, reduction="sum", tol=self.tol, max_iter=self.max_iter,
         )  # fmt: skip
 
     def marginals(self, scores: Tensor, batch: Batch) -> tuple[Tensor, Tensor | None]:
-        found = ts.structured.sparsemap(tree_of(scores), scores, lengths=batch.lengths)
+        found = ts.structured.sparsemap(tree_of(scores), self.scale * scores, lengths=batch.lengths)
         return found.marginals, found.mask.sum(-1)
 
 
 LOSSES: dict[str, Callable[[Config], Loss]] = {
     "softmax": lambda config: Softmax(),
-    "sparsemap": lambda config: SparseMAP(config.tol, config.max_iter),
+    "sparsemap": lambda config: SparseMAP(config.tol, config.max_iter, config.scale),
 }
 
 
