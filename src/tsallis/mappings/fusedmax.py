@@ -66,7 +66,7 @@ class Fusedmax(Grouped):
         place = torch.arange(p.shape[-1], device=p.device).expand(p.shape)
         before = torch.where(kept, place, -1)[..., :-1].cummax(-1).values
         step = torch.where(kept[..., 1:] & (before >= 0), p[..., 1:] - p.gather(-1, before.clamp_min(0)), 0.0)
-        return SPARSEMAX.omega(p) + params["lam"].squeeze(-1) * step.abs().sum(-1)
+        return SPARSEMAX.omega(p) + (params["lam"] * step.abs().sum(-1, keepdim=True)).squeeze(-1)
 
     def grouped(self, z: Tensor, lam: Tensor) -> Fused:
         return chain(z, lam)

@@ -26,8 +26,8 @@ class Oscarmax(Grouped):
 
     def omega(self, p: Tensor, **params: Tensor) -> Tensor:
         smaller = torch.arange(p.shape[-1] - 1, -1, -1, dtype=p.dtype, device=p.device)
-        larger = (p.sort(dim=-1, descending=True).values * smaller).sum(-1)
-        return SPARSEMAX.omega(p) + params["lam"].squeeze(-1) * larger
+        larger = (p.sort(dim=-1, descending=True).values * smaller).sum(-1, keepdim=True)
+        return SPARSEMAX.omega(p) + (params["lam"] * larger).squeeze(-1)
 
     def grouped(self, z: Tensor, lam: Tensor) -> Fused:
         return pairs(z, lam)

@@ -152,9 +152,9 @@ class FactorGraph:
             ParameterError: max_iter, tol, step_size, init or additional that cannot be, or lengths.
 
         Differentiability:
-            any order in all scores; the result is piecewise linear, so second derivatives are zero. Not inside function
-            transforms. On the faces that
-            the factors ended on, by conjugate gradients; a gradient that these do not reach warns.
+            any order in all scores, on the faces that the factors ended on; the result is piecewise linear, so second
+            derivatives are zero. By conjugate gradients; a gradient that these do not reach warns. Not inside function
+            transforms.
 
         Complexity:
             per iteration one projection per factor, O(d log d) for those of logic and budgets, all of a kind at once.

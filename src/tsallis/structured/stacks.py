@@ -186,9 +186,7 @@ class Hull:
     """Directions of the affine hull of structures."""
 
     def __init__(self, d: int, state: active_set.State, rows: torch.Size) -> None:
-        inverse = torch.linalg.inv_ex(active_set.bordered(state, d))[0][:, :-1, :-1]
-        inverse = inverse * state.used[:, None] * state.used[..., None]
-        self.inverse = inverse.unflatten(0, rows)
+        self.inverse = active_set.corner(state, d).unflatten(0, rows)
         self.own, self.more = state.structures.unflatten(0, rows).tensor_split([d], -1)
 
     def _weights(self, v: Tensor) -> Tensor:
