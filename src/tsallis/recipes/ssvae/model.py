@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
 import torch
 from lightning.pytorch import LightningModule
@@ -26,21 +27,34 @@ class SemiSupervisedVAE(nn.Module):
         self.encoder = _mlp(pixels + CLASSES, config.encoder, 2 * config.latent)
         self.decoder = _mlp(config.latent + CLASSES, config.decoder, pixels)
 
-    def encode(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log standard deviation of q(h|x,y), each (rows, latent)."""
-        mean, log_std = self.encoder(torch.cat([x, _one_hot(y, x)], -1)).chunk(2, -1)
+    def seen(self, x: Tensor) -> Tensor:
+        """The images' part of the encoder's first layer, once for all classes: most of the encoder's work."""
+        first = cast(nn.Linear, self.encoder[0])
+        return F.linear(x, first.weight[:, :-CLASSES], first.bias)
+
+    def encode(self, seen: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log standard deviation of q(h|x,y), each (rows, latent), from `seen` of each row's image."""
+        of_class = cast(nn.Linear, self.encoder[0]).weight[:, -CLASSES:].T
+        mean, log_std = self.encoder[1:](seen + of_class[y]).chunk(2, -1)
         return mean, log_std
 
     def decode(self, h: Tensor, y: Tensor) -> Tensor:
         """Logits of the pixels, (rows, pixels)."""
-        return self.decoder(torch.cat([h, _one_hot(y, h)], -1))
+        return self.decoder(torch.cat([h, F.one_hot(y, CLASSES).to(h.dtype)], -1))
 
-    def loss(self, x: Tensor, y: Tensor) -> Tensor:
-        """-log p(x|h,y) + KL(q(h|x,y), N(0,1)) for one h drawn from q, (rows,), in nats."""
-        mean, log_std = self.encode(x, y)
-        h = mean + log_std.exp() * torch.randn_like(mean)
-        pixels = F.binary_cross_entropy_with_logits(self.decode(h, y), x, reduction="none").sum(-1)
-        return pixels + 0.5 * (mean.square() + (2 * log_std).exp() - 1 - 2 * log_std).sum(-1)
+    def losses(self, x: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+        """The loss of (index, y), rows of images and classes: -log p(x|h,y) + KL(q(h|x,y), N(0,1)) for one h drawn from
+        q, (rows,), in nats.
+        """
+        seen = self.seen(x)
+
+        def loss(index: Tensor, y: Tensor) -> Tensor:
+            mean, log_std = self.encode(seen[index], y)
+            h = mean + log_std.exp() * torch.randn_like(mean)
+            pixels = F.binary_cross_entropy_with_logits(self.decode(h, y), x[index], reduction="none").sum(-1)
+            return pixels + 0.5 * (mean.square() + (2 * log_std).exp() - 1 - 2 * log_std).sum(-1)
+
+        return loss
 
 
 class _Task(LightningModule):
@@ -51,18 +65,18 @@ class _Task(LightningModule):
         self.model, self.config, self.lr = model, config, lr
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.Adam(self.parameters(), lr=self.lr, weight_decay=self.config.weight_decay)
+        return torch.optim.Adam(self.parameters(), lr=self.lr, weight_decay=self.config.weight_decay, fused=True)
 
-    def supervised(self, x: Tensor, y: Tensor) -> Tensor:
+    def supervised(self, x: Tensor, y: Tensor, scores: Tensor) -> Tensor:
         """Loss of labelled images, batch mean: the ELBO with the true class, and the classifier's own loss."""
-        own = ts.fenchel_young_loss(self.config.estimator, self.model.classifier(x), y)
-        return self.model.loss(x, y).mean() + own
+        own = ts.fenchel_young_loss(self.config.estimator, scores, y)
+        return self.model.losses(x)(torch.arange(len(y), device=y.device), y).mean() + own
 
-    def marginal(self, x: Tensor) -> ts.latent.Expectation:
+    def marginal(self, x: Tensor, scores: Tensor) -> ts.latent.Expectation:
         """The expected loss of images whose class is summed out."""
         return ts.latent.expectation(
-            self.model.classifier(x),
-            lambda index, z: self.model.loss(x[index], z),
+            scores,
+            self.model.losses(x),
             self.config.estimator,
             entropy_weight=1.0,
             max_rows=self.config.max_rows,
@@ -73,14 +87,15 @@ class WarmStart(_Task):
     """Labelled images alone."""
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Any]:
-        x, y = batch
-        loss = self.supervised(torch.bernoulli(x), y)
+        x, y = torch.bernoulli(batch[0]), batch[1]
+        loss = self.supervised(x, y, self.model.classifier(x))
         return {"loss": loss, "metrics": {"loss": loss}, "examples": len(y)}
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         x, y = batch
-        correct = self.model.classifier(x).argmax(-1) == y
-        log_means(self, "val", loss=self.supervised(x, y).expand(len(y)), accuracy=correct)
+        scores = self.model.classifier(x)
+        loss = self.supervised(x, y, scores).expand(len(y))
+        log_means(self, "val", loss=loss, accuracy=scores.argmax(-1) == y)
 
 
 class Training(_Task):
@@ -91,18 +106,20 @@ class Training(_Task):
         self.ratio = ratio
 
     def training_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> dict[str, Any]:
-        unlabelled, x, y = batch
-        e = self.marginal(torch.bernoulli(unlabelled))
-        loss = self.supervised(torch.bernoulli(x), y) + self.ratio * e.objective
-        n = len(unlabelled)
+        n = len(batch[0])
+        both = torch.bernoulli(torch.cat(batch[:2]))
+        scores = self.model.classifier(both)
+        e = self.marginal(both[:n], scores[:n])
+        loss = self.supervised(both[n:], batch[2], scores[n:]) + self.ratio * e.objective
         return {"loss": loss, "metrics": {"loss": loss, "rows": e.rows / n}, "examples": n}
 
     def _evaluate(self, stage: str, batch: tuple[Tensor, Tensor]) -> None:
         x, y = batch
-        e = self.marginal(x)
+        scores = self.model.classifier(x)
+        e = self.marginal(x, scores)
         # The prior is uniform: E[log p(y)] = -log 10.
         elbo = e.entropy - e.loss - torch.tensor(float(CLASSES)).log()
-        correct = self.model.classifier(x).argmax(-1) == y
+        correct = scores.argmax(-1) == y
         log_means(self, stage, loss=e.loss, accuracy=correct, elbo=elbo, support=e.support_size)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
@@ -118,7 +135,3 @@ def _mlp(inputs: int, hidden: tuple[int, ...], outputs: int) -> nn.Sequential:
         layers += [nn.Linear(inputs, width), nn.ReLU()]
         inputs = width
     return nn.Sequential(*layers, nn.Linear(inputs, outputs))
-
-
-def _one_hot(y: Tensor, like: Tensor) -> Tensor:
-    return F.one_hot(y, CLASSES).to(like.dtype)

@@ -85,7 +85,7 @@ def _samples(model: SemiSupervisedVAE, data: Split, folder: Path) -> None:
     h = torch.randn(8, model.latent, generator=generator("samples"))
     classes = torch.arange(CLASSES)
     drawn = model.decode(h.repeat_interleave(CLASSES, 0), classes.repeat(len(h))).sigmoid()
-    reconstructed = model.decode(model.encode(x, y)[0], y).sigmoid()
+    reconstructed = model.decode(model.encode(model.seen(x), y)[0], y).sigmoid()
     write_weights(
         folder / "samples.safetensors", {"image": x, "class": y, "reconstruction": reconstructed, "drawn": drawn}
     )
