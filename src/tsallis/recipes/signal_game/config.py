@@ -5,15 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from ...core import registry
-from ...core.domains import Simplex
 from .._shared.config import RunConfig
-
-
-def _estimators() -> list[str]:
-    """Mappings onto the simplex that need nothing but scores."""
-    known = [registry.get(name) for name in registry.names()]
-    return [m.name for m in known if isinstance(m.domain, Simplex) and all(p.default is not None for p in m.params)]
+from .._shared.estimators import names
 
 
 @dataclass(frozen=True)
@@ -25,8 +18,11 @@ class Config(RunConfig):
             the published experiment).
         images: in each game, of as many concepts; the sender sees one of them.
         symbols: that the sender can choose from.
-        estimator: of the expectation over symbols: a mapping onto the simplex, such as sparsemax (softmax is dense), or
-            a name of one that samples.
+        estimator: of the expectation over symbols: a mapping from the sender's scores to the distribution that is
+            summed over, softmax being dense, or one that samples: sfe, sfe+, rloo, nvil, gumbel, st-gumbel,
+            sum-and-sample, sparsemixer.
+        gumbel_rate: at which the temperature of gumbel and st-gumbel falls, a step.
+        summed: how many symbols sum-and-sample sums exactly.
         reward: what the receiver is trained with: nll (its log-probability of the right image) or accuracy (its guess
             is an expectation too, of 0/1 losses, under the same estimator).
         table: of all symbols for all images at once, for softmax; else the receiver hears each symbol by itself.
@@ -34,7 +30,6 @@ class Config(RunConfig):
         hidden: filters of the sender.
         temperature: the sender's scores are divided by it.
         entropy_weight: of the entropy of symbols, which is added to the objective (of guesses too, if they are drawn).
-        gumbel_rate: after s steps the temperature of Gumbel-softmax is exp(-gumbel_rate s), at least 0.5.
         lr: learning rate of Adam.
         batch_size: games in each step.
         steps: of the training.
@@ -47,13 +42,14 @@ class Config(RunConfig):
     images: int = 16
     symbols: int = 256
     estimator: str = "sparsemax"
+    gumbel_rate: float = 1e-5
+    summed: int = 1
     reward: Literal["nll", "accuracy"] = "nll"
     table: bool = False
     embedding: int = 256
     hidden: int = 512
     temperature: float = 10.0
     entropy_weight: float = 0.1
-    gumbel_rate: float = 1e-5
     lr: float = 1e-3
     batch_size: int = 64
     steps: int = 50_000
@@ -63,11 +59,12 @@ class Config(RunConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._require("estimator", self.estimator in _estimators(), f"one of: {', '.join(_estimators())}")
+        known = names("categories")
+        self._require("estimator", self.estimator in known, f"one of: {', '.join(known)}")
         for name in ("images", "symbols"):
             self._require(name, getattr(self, name) >= 2, "at least 2")
         for name in (
-            "embedding", "hidden", "batch_size", "steps", "epoch_steps", "validation_games", "test_games",
+            "embedding", "hidden", "summed", "batch_size", "steps", "epoch_steps", "validation_games", "test_games",
         ):  # fmt: skip
             self._require(name, getattr(self, name) >= 1, "at least 1")
         for name in ("temperature", "lr"):

@@ -1,4 +1,4 @@
-"""The two agents, the rows of their table of losses, and their training."""
+"""The two agents, and how they learn together."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-import tsallis as ts
-
+from ...latent import Expectation, GumbelSoftmax
+from .._shared.estimators import Choice, Named
 from .._shared.training import log_means
 from .config import Config
 from .data import Batch
@@ -61,18 +61,25 @@ class Receiver(nn.Module):
         return (self.image(x) @ self.symbols.weight.T).transpose(1, 2)
 
 
-# From scores of images (..., images) and the target's position (...) to what a game cost (...).
+# Of scores of images (..., images) and the target's position (...); (...).
 Measure = Callable[[Tensor, Tensor], Tensor]
 
 
 def nll(scores: Tensor, label: Tensor) -> Tensor:
     """-log-probability of the target."""
-    return -scores.log_softmax(-1).gather(-1, label[..., None])[..., 0]
+    return F.cross_entropy(scores.flatten(0, -2), label.flatten(), reduction="none").view(label.shape)
 
 
 def right(scores: Tensor, label: Tensor) -> Tensor:
     """1 where the most probable image is the target, else 0."""
     return (scores.argmax(-1) == label).to(scores.dtype)
+
+
+def _hit(guess: Tensor, label: Tensor) -> Tensor:
+    """Share of a guess, an image (R,) or a mixture of them (R, images), that is the target."""
+    if guess.is_floating_point():
+        return guess.gather(-1, label[:, None])[:, 0]
+    return (guess == label).float()
 
 
 class Training(LightningModule):
@@ -82,47 +89,81 @@ class Training(LightningModule):
         super().__init__()
         self.config = config
         self.sender, self.receiver = Sender(config, features), Receiver(config, features)
+        # A learned baseline sees what the agent sees: the image, or the scores of all images.
+        self.estimator, self.guesses = (
+            Named(config.estimator, Choice("categories", width, config.gumbel_rate, config.summed))
+            for width in (features, config.images)
+        )
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.Adam(self.parameters(), lr=self.config.lr, fused=True)
 
     def scores(self, batch: Batch) -> Tensor:
         """The sender's, (B, symbols): it sees the target alone."""
-        x, label = batch
-        return self.sender(x[torch.arange(len(x), device=x.device), label])
+        return self.sender(_target(batch))
 
     def expected(
-        self, batch: Batch, scores: Tensor, measure: Measure, entropy_weight: float = 0.0
-    ) -> ts.latent.Expectation:
+        self, batch: Batch, scores: Tensor, measure: Measure, entropy_weight: float = 0.0, diagnostics: int = 0
+    ) -> Expectation:
         """The expectation of a measure over symbols."""
         x, label = batch
+        options: dict[str, Any] = {"entropy_weight": entropy_weight, "diagnostics": diagnostics}
         if self.config.table:
-            return ts.latent.expectation(
-                scores, None, self.config.estimator, entropy_weight=entropy_weight,
-                table_fn=lambda: measure(self.receiver.table(x), label[:, None].expand(scores.shape)),
-            )  # fmt: skip
-        return ts.latent.expectation(
-            scores,
-            lambda index, z: measure(self.receiver(x, index, z), label[index]),
-            self.config.estimator,
-            entropy_weight=entropy_weight,
-        )
+            loss_fn = None
+            options["table_fn"] = lambda: measure(self.receiver.table(x), label[:, None].expand(scores.shape))
+        else:
+            loss_fn = lambda index, z: measure(self.receiver(x, index, z), label[index])  # noqa: E731
+        return self.estimator(scores, loss_fn, x=_target(batch), **options)
+
+    def loss(self, entropy_weight: float = 0.0) -> Measure:
+        """What a game costs: -log-probability, or -accuracy of a guess that is an expectation too; minus the weight
+        times the entropy of guesses.
+        """
+
+        def inaccuracy(scores: Tensor, label: Tensor) -> Tensor:
+            return self.guesses(
+                scores, lambda index, guess: -_hit(guess, label[index]),
+                x=scores.detach(), entropy_weight=entropy_weight,
+            ).surrogate  # fmt: skip
+
+        return {"nll": nll, "accuracy": inaccuracy}[self.config.reward]
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
-        n = len(batch[1])
-        e = self.expected(batch, self.scores(batch), nll, self.config.entropy_weight)
-        return {"loss": e.objective, "metrics": {"loss": e.loss.mean(), "rows": e.rows / n}, "examples": n}
+        n, weight = len(batch[1]), self.config.entropy_weight
+        e = self.expected(batch, self.scores(batch), self.loss(weight), weight)
+        metrics = {"loss": e.loss.mean(), "rows": e.rows / n, "calls": e.calls}
+        return {"loss": e.objective, "metrics": metrics, "examples": n}
+
+    def _decided(self, batch: Batch, scores: Tensor) -> Tensor:
+        """1 where the most probable image for the most probable symbol is the target."""
+        x, label = batch
+        return right(self.receiver(x, torch.arange(len(x), device=x.device), scores.argmax(-1)), label)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        x, label = batch
         scores = self.scores(batch)
-        e = self.expected(batch, scores, nll)
-        best = self.receiver(x, torch.arange(len(x), device=x.device), scores.argmax(-1))
-        log_means(self, "val", loss=e.loss, success=right(best, label), support=e.support_size)
+        e = self.expected(batch, scores, self.loss())
+        log_means(self, "val", loss=e.loss, success=self._decided(batch, scores), support=e.support_size)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        x, label = batch
         scores = self.scores(batch)
         e = self.expected(batch, scores, right)
-        best = self.receiver(x, torch.arange(len(x), device=x.device), scores.argmax(-1))
-        log_means(self, "test", success=right(best, label), expected=e.loss, support=e.support_size)
+        log_means(
+            self, "test", success=self._decided(batch, scores), expected=e.loss, support=e.support_size,
+            released=self._released(batch, scores, e.loss),
+        )  # fmt: skip
+
+    def _released(self, batch: Batch, scores: Tensor, expected: Tensor) -> Tensor:
+        """Success as the released code measures it, each method in its own way."""
+        if self.config.reward == "accuracy":
+            return -self.expected(batch, scores, self.loss()).loss
+        method = self.estimator.method
+        if isinstance(method, GumbelSoftmax) and not method.straight_through:
+            x, label = batch
+            relaxed = F.gumbel_softmax(scores, tau=method.initial)
+            return right(self.receiver(x, torch.arange(len(x), device=x.device), relaxed), label)
+        return expected
+
+
+def _target(batch: Batch) -> Tensor:
+    x, label = batch
+    return x[torch.arange(len(x), device=x.device), label]
