@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -115,7 +116,7 @@ def _lite0(config: Config) -> tuple[Images, Images]:
 
 def _read_npz(path: Path) -> Images:
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
             features, concept = arrays["features"], arrays["concept"]
     except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"{path}: {error}", "arrays features (n, d) and concept (n,)", "Get the file again") from error

@@ -65,7 +65,7 @@ def row_products(x: Tensor, q: Tensor, index: Tensor, place: Tensor) -> Tensor:
 
     Nothing of size R d is made. Differentiable once, in q alone.
     """
-    return _RowProducts.apply(q, x, index, place)  # pyright: ignore[reportReturnType]
+    return _RowProducts.apply(q.to(x.dtype), x, index, place)  # pyright: ignore[reportReturnType]
 
 
 class _RowProducts(torch.autograd.Function):
@@ -75,7 +75,8 @@ class _RowProducts(torch.autograd.Function):
         ctx.save_for_backward(x, place)
         ctx.rows = q.shape
         parts = zip(place.split(ctx.counts), x, strict=True)
-        return torch.cat([q.index_select(0, p) @ own.T for p, own in parts])
+        with torch.autocast(x.device.type, enabled=False):
+            return torch.cat([q.index_select(0, p) @ own.T for p, own in parts])
 
     @staticmethod
     @torch.autograd.function.once_differentiable
