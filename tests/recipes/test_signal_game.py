@@ -152,11 +152,16 @@ def test_the_operators_in_half_precision() -> None:
         assert wanted.norm() > 0
 
 
-def test_row_products() -> None:
+@pytest.mark.parametrize("few", [True, False])
+def test_row_products(few: bool) -> None:
+    """Some vectors twice with the same images, some with none; few of all pairs, and most."""
     torch.manual_seed(6)
     x = torch.randn(4, 3, 5, dtype=torch.float64)
     q = torch.randn(6, 5, dtype=torch.float64, requires_grad=True)
     index, place = torch.tensor([0, 0, 2, 2, 2, 3]), torch.tensor([5, 1, 1, 1, 0, 5])
+    if not few:
+        index, place = index.repeat_interleave(3), torch.cat([place, place, place])
+    assert few == (2 * len(place) <= len(x) * len(q))
     fast = row_products(x, q, index, place)
     plain = (q[place][:, None] * x[index]).sum(-1)
     assert torch.allclose(fast, plain, rtol=1e-12)
@@ -357,6 +362,7 @@ def test_what_was_published_stands_as_it_was_printed() -> None:
         "sfe-nll": (1e-3, 0.05, None),
         "Gumbel": (1e-3, 0.01, "23.51 ± 16.19 (1)"),
         "ST-Gumbel": (1e-3, 0.01, "27.42 ± 13.36 (1)"),
+        "sparse-0.01": (1e-3, 0.01, None),
         "rloo": (1e-3, 0.05, None),
         "sparsemixer": (1e-3, 0.05, None),
         "entmax15": (5e-3, 0.1, None),
