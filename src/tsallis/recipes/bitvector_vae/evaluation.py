@@ -1,4 +1,4 @@
-"""How good a model is, measured in the same way whatever it was trained by: a bound on log p(x) by importance sampling."""
+"""How good a model is, measured in the same way whatever trained it: a bound on log p(x) by importance sampling."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Model(Structural):
 
 @dataclass(frozen=True)
 class Protocol:
-    """How many samples an image gets, which share of them from a sparse distribution, how far probabilities of bits stay
-    away from 0 and 1, and how many decoder rows are run at once.
+    """How many samples an image gets, which share of them from a sparse distribution, how far the probabilities of bits
+    stay away from 0 and 1, and how many decoder rows are run at once.
     """
 
     samples: int
@@ -33,7 +33,7 @@ class Protocol:
 
 @dataclass(frozen=True)
 class Posterior:
-    """q(z|x) of each image: probabilities p (B, S) of vertices (B, S, D), or independent bits; and the marginals (B, D)."""
+    """q(z|x) of each image: marginals (B, D); probabilities p (B, S) of vertices (B, S, D), or bits are independent."""
 
     marginals: Tensor
     p: Tensor | None = None

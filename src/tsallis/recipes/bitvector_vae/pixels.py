@@ -1,4 +1,4 @@
-"""The loss of an image whose pixels are categorical: a small linear layer and cross-entropy, without ever holding scores.
+"""The loss of an image whose pixels are categorical: a small linear layer and cross-entropy, scores never kept.
 
 An image of 784 pixels with 256 levels has 200,704 scores, and a training step has hundreds of rows. They are made in
 chunks that stay in the cache, and used up there: the gradients are computed beside the losses.

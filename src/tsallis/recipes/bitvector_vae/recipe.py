@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from datetime import timedelta
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -26,9 +27,9 @@ __all__ = ["NOTE", "Config", "figures", "table", "train"]
 
 NOTE = (
     "Bits/dim: bound on -log2 p(x) per pixel by importance sampling, one estimator for all rows. Released: as the "
-    "authors' code measures, otherwise for sparse rows than for the others. ELBO, rate and distortion in nats an image. "
+    "authors' code measures, otherwise for sparse rows than for the others. ELBO, rate, distortion: nats an image. "
     "Support: mean (median). Decoder rows: per training image, mean over the training. Histogram floor: each pixel on "
-    "its own."
+    "its own. All on test images."
 )
 # Images in a batch of an evaluation.
 TOGETHER = 32
@@ -59,7 +60,8 @@ def train(config: Config, folder: Path) -> Result:
         measured["gradient variance"] = _variance(task, data, config)
     floor, smoothing = histogram_floor(data)
     _samples(task, data, folder)
-    steps = [row["step"] - before["step"] for before, row in zip([{"step": 0}, *fitted.history], fitted.history)]
+    ends = [0, *(int(row["step"]) for row in fitted.history)]
+    steps = [end - begin for begin, end in pairwise(ends)]
     means = {
         name: sum(row[f"train/{name}"] * n for row, n in zip(fitted.history, steps, strict=True)) / sum(steps)
         for name in ("rows", "calls")
