@@ -104,10 +104,10 @@ class Training(LightningModule):
         distortion = e.loss if e.vertices is not None else found.sampled_distortion
         marginal = e.marginal_entropy
         assert marginal is not None
-        nats = self.model.encoder[0].in_features * math.log(2)
+        dimensions = x.shape[1] * math.log(2)
         log_means(
             self, "test",
-            bits=-found.log_evidence / nats, released=-found.released / nats, elbo=e.entropy - distortion - self.prior,
+            bits=-found.log_evidence / dimensions, released=-found.released / dimensions, elbo=e.entropy - distortion - self.prior,
             rate=self.prior - e.entropy, distortion=distortion, map_distortion=found.map_distortion,
             marginal_entropy=marginal,
         )  # fmt: skip

@@ -79,6 +79,7 @@ def train(config: Config, folder: Path) -> Result:
     )  # fmt: skip
 
 
+@torch.no_grad()
 def _variance(task: Training, data: Split, config: Config) -> float:
     """Of one draw of the gradient in an image's scores, summed over the scores; mean over validation images."""
     seed_all("variance")
