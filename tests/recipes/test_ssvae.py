@@ -70,7 +70,7 @@ def test_the_objective_is_the_dense_sum(estimator: str) -> None:
     model.decoder.register_forward_hook(lambda module, inputs, output: rows.append(len(inputs[0])))
     task = Training(model, config, ratio=9.0)
     x = torch.rand(5, 16).round().double()
-    e = task.marginal(x, model.classifier(x))
+    e = task.expected(x, model.classifier(x))
     table = torch.stack([model.losses(x)(torch.arange(5), torch.full((5,), y)) for y in range(10)], -1)
     loss = (e.probs * table).sum(-1)
     entropy = -torch.special.xlogy(e.probs, e.probs).sum(-1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal
 
 import torch
@@ -51,7 +52,7 @@ class Choice:
 
 def _network(choice: Choice) -> nn.Module:
     widths = [choice.inputs, 512, 512, 512]
-    hidden = [layer for a, b in zip(widths, widths[1:], strict=False) for layer in (nn.Linear(a, b), nn.ReLU())]
+    hidden = [layer for a, b in pairwise(widths) for layer in (nn.Linear(a, b), nn.ReLU())]
     return nn.Sequential(*hidden, nn.Linear(widths[-1], 1))
 
 
@@ -84,6 +85,11 @@ def names(kind: Kind) -> list[str]:
     return [*simplex, *own]
 
 
+def distribution(name: str, kind: Kind) -> str:
+    """The mapping from scores of categories to the distribution in use: one that samples does so from softmax."""
+    return "softmax" if name in {**_BOTH, **_OWN[kind]} else name
+
+
 class Named(nn.Module):
     """An estimator by name, as a part of a model: what it learns is saved with it.
 
@@ -95,8 +101,6 @@ class Named(nn.Module):
         super().__init__()
         made = {**_BOTH, **_OWN[choice.kind]}
         self.method: Estimator = made[name](choice) if name in made else Marginal(name)
-        # What a classifier with this distribution is trained by on labelled examples.
-        self.mapping = "softmax" if name in made else name
         self._random = isinstance(self.method, SparseMAP) and self.method.init == "random"
 
     def forward(self, scores: Tensor, loss_fn: Any, *, x: Tensor | None = None, **options: Any) -> Expectation:
