@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol as Structural
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -13,14 +13,14 @@ from torch import Tensor
 import tsallis as ts
 
 
-class Model(Structural):
+class Model(Protocol):
     """What is measured."""
 
     def losses(self, x: Tensor) -> Callable[[Tensor, Tensor], Tensor]: ...
 
 
 @dataclass(frozen=True)
-class Protocol:
+class Sampling:
     """How many samples an image gets, which share of them from a sparse distribution, how far the probabilities of bits
     stay away from 0 and 1, and how many decoder rows are run at once.
     """
@@ -49,7 +49,8 @@ class Posterior:
         """(B, D)."""
         if self.p is None or self.vertices is None:
             return (self.marginals > 0.5).to(self.marginals.dtype)
-        return self.vertices[torch.arange(len(self.p)), self.p.argmax(-1)]
+        best = self.p.argmax(-1)[:, None, None].expand(-1, 1, self.vertices.shape[-1])
+        return self.vertices.gather(1, best)[:, 0]
 
     def log_sparse(self, z: Tensor) -> Tensor:
         """log p (B, n) of vectors (B, n, D); -inf for those that are no vertex."""
@@ -66,27 +67,39 @@ class Proposal:
 
     $$\pi(z) = a\, p(z) + (1 - a) \prod_i \mu_i^{z_i} (1 - \mu_i)^{1 - z_i},$$
 
-    with marginals mu at least `clip` away from 0 and 1: z that the sparse p rules out still have probability. a is 0
-    where q consists of independent bits. Of n samples exactly a n come from p: a is rounded so that this is possible.
+    with the marginals mu at least `clip` away from 0 and 1: vectors that the sparse p rules out have probability too.
+    Of the samples a share of exactly a is from p, which rounds it; it is 0 where q consists of independent bits.
     """
 
     posterior: Posterior
-    share: float
-    clip: float
+    sampling: Sampling
 
-    def draw(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Samples (B, n, D) and the log of their density (B, n)."""
+    @property
+    def of_p(self) -> int:
+        """How many samples are from p."""
+        return 0 if self.posterior.p is None else round(self.sampling.sparse_share * self.sampling.samples)
+
+    @property
+    def mu(self) -> Tensor:
+        return self.posterior.marginals.double().clamp(self.sampling.clip, 1 - self.sampling.clip)
+
+    def draw(self, generator: torch.Generator) -> Tensor:
+        """Samples (B, n, D)."""
         q = self.posterior
-        of_p = 0 if q.p is None else round(self.share * n)
-        mu = q.marginals.double().clamp(self.clip, 1 - self.clip)
-        z = _bits(mu, n - of_p, generator).to(q.marginals.dtype)
-        if q.p is None or q.vertices is None or not of_p:
-            return z, _log_bits(mu, z)
-        chosen = torch.multinomial(q.p.double().cpu(), of_p, replacement=True, generator=generator).to(z.device)
-        z = torch.cat([q.vertices[torch.arange(len(z))[:, None], chosen], z], 1)
-        a = of_p / n
-        sparse = q.log_sparse(z) + math.log(a)
-        return z, sparse if of_p == n else torch.logaddexp(sparse, _log_bits(mu, z) + math.log1p(-a))
+        z = _bits(self.mu, self.sampling.samples - self.of_p, generator).to(q.marginals.dtype)
+        if q.p is None or q.vertices is None or not self.of_p:
+            return z
+        chosen = torch.multinomial(q.p.double().cpu(), self.of_p, replacement=True, generator=generator).to(z.device)
+        return torch.cat([q.vertices.gather(1, chosen[..., None].expand(-1, -1, z.shape[-1])), z], 1)
+
+    def log_density(self, z: Tensor) -> Tensor:
+        """(B, n) of vectors (B, n, D), in float64."""
+        bits = _log_bits(self.mu, z)
+        if not self.of_p:
+            return bits
+        a = self.of_p / self.sampling.samples
+        sparse = self.posterior.log_sparse(z) + math.log(a)
+        return sparse if a == 1 else torch.logaddexp(sparse, bits + math.log1p(-a))
 
 
 def _bits(mu: Tensor, n: int, generator: torch.Generator) -> Tensor:
@@ -96,8 +109,9 @@ def _bits(mu: Tensor, n: int, generator: torch.Generator) -> Tensor:
 
 
 def _log_bits(mu: Tensor, z: Tensor) -> Tensor:
-    """log of the probability (B, n) of independent bits z (B, n, D), in float64."""
-    return (z.double() @ (mu.log() - (-mu).log1p())[..., None])[..., 0] + (-mu).log1p().sum(-1, keepdim=True)
+    """log of the probability (B, n) of independent bits z (B, n, D), their probabilities mu (B, D) in float64."""
+    # Not as a product with log mu, which would be 0 times -inf for bits that are certain.
+    return torch.where(z > 0.5, mu[:, None], 1 - mu[:, None]).log().sum(-1)
 
 
 @dataclass(frozen=True)
@@ -113,35 +127,30 @@ class Findings:
 
 
 @torch.no_grad()
-def examine(model: Model, x: Tensor, q: Posterior, protocol: Protocol, generator: torch.Generator) -> Findings:
+def examine(model: Model, x: Tensor, q: Posterior, sampling: Sampling, generator: torch.Generator) -> Findings:
     """Measure a model on images x with the posteriors q."""
     # Bits are equally likely, and independent.
     prior = -q.marginals.shape[1] * math.log(2)
 
     def log_p(z: Tensor) -> Tensor:
-        return log_likelihoods(model, x, z, protocol.rows)
+        return log_likelihoods(model, x, z, sampling.rows)
 
-    z, density = Proposal(q, protocol.sparse_share, protocol.clip).draw(protocol.samples, generator)
-    log_evidence = log_mean(log_p(z) + prior - density)
+    proposal = Proposal(q, sampling)
+    z = proposal.draw(generator)
+    log_evidence = log_mean(log_p(z) + prior - proposal.log_density(z))
     if q.p is None or q.vertices is None:
-        z = _bits(q.marginals.double(), protocol.samples, generator).to(q.marginals.dtype)
+        z = _bits(q.marginals.double(), sampling.samples, generator).to(q.marginals.dtype)
         given = log_p(z)
-        # In float64 probabilities of float32 are 0 or 1 only where that bit cannot be drawn otherwise.
-        released = log_mean(given + prior - _log_certain(q.marginals.double(), z))
+        released = log_mean(given + prior - _log_bits(q.marginals.double(), z))
         distortion = -given.mean(1)
     else:
         # As published: the sum over the support, and beside it, counted twice, the mean over the prior.
         inside = torch.where(q.p > 0, log_p(q.vertices) + prior, -torch.inf).logsumexp(-1)
-        uniform = _bits(torch.full_like(q.marginals, 0.5, dtype=torch.float64), protocol.samples, generator)
+        uniform = _bits(torch.full_like(q.marginals, 0.5, dtype=torch.float64), sampling.samples, generator)
         released = torch.logaddexp(inside, log_mean(log_p(uniform.to(q.marginals.dtype))))
         distortion = torch.full_like(inside, torch.nan)
     at_best = -log_p(q.most_probable()[:, None])[:, 0]
     return Findings(log_evidence, released, distortion, at_best)
-
-
-def _log_certain(mu: Tensor, z: Tensor) -> Tensor:
-    """As `_log_bits`, with probabilities that may be 0 or 1."""
-    return torch.where(z > 0.5, mu[:, None], 1 - mu[:, None]).log().sum(-1)
 
 
 def log_likelihoods(model: Model, x: Tensor, z: Tensor, rows: int) -> Tensor:

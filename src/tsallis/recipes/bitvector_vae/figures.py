@@ -64,7 +64,7 @@ def _variance(groups: Groups) -> Figure:
     low, high = min(positive) / 10, max(positive) * 30
     for height, mean in enumerate(means):
         ax.barh(height, max(mean - low, 0.0), left=low, height=0.6)
-        ax.text(max(mean, low), height, f"  {mean:.3g}" if mean else "  0: nothing is drawn", va="center", fontsize=8)
+        ax.text(max(mean, low), height, f"  {mean:.3g}", va="center", fontsize=8)
     ax.set_xscale("log")
     ax.set_xlim(low, high)
     ax.set_yticks(range(len(groups)), [name for name, _ in groups])

@@ -16,7 +16,7 @@ from .._shared.estimators import Choice, Named
 from .._shared.seeding import generator
 from .._shared.training import log_means
 from .config import Config
-from .evaluation import Posterior, Protocol, examine
+from .evaluation import Posterior, Sampling, examine
 from .pixels import pixel_loss
 
 # Supports above are counted as so large.
@@ -65,7 +65,7 @@ class Training(LightningModule):
         self.model, self.config = model, config
         choice = Choice("bits", inputs=pixels, rate=config.gumbel_rate, k=config.k, bits=config.bits, init=config.init)
         self.estimator = Named(config.estimator, choice)
-        self.protocol = Protocol(config.samples, config.sparse_share, config.clip, config.eval_rows)
+        self.sampling = Sampling(config.samples, config.sparse_share, config.clip, config.eval_rows)
         # How many test images have a support of this size.
         self.supports = torch.zeros(MOST + 1)
 
@@ -99,18 +99,23 @@ class Training(LightningModule):
 
     def test_step(self, x: Tensor, batch_idx: int) -> None:
         e = self.expected(x)
-        found = examine(self.model, x, Posterior.of(e), self.protocol, generator("evaluation", batch_idx))
+        found = examine(self.model, x, Posterior.of(e), self.sampling, generator("evaluation", batch_idx))
         # Of a sum over the support the expectation knows all, of samples only a few.
         distortion = e.loss if e.vertices is not None else found.sampled_distortion
         marginal = e.marginal_entropy
         assert marginal is not None
         dimensions = x.shape[1] * math.log(2)
         log_means(
-            self, "test",
-            bits=-found.log_evidence / dimensions, released=-found.released / dimensions, elbo=e.entropy - distortion - self.prior,
-            rate=self.prior - e.entropy, distortion=distortion, map_distortion=found.map_distortion,
+            self,
+            "test",
+            bits=-found.log_evidence / dimensions,
+            released=-found.released / dimensions,
+            elbo=e.entropy - distortion - self.prior,
+            rate=self.prior - e.entropy,
+            distortion=distortion,
+            map_distortion=found.map_distortion,
             marginal_entropy=marginal,
-        )  # fmt: skip
+        )
         if e.vertices is not None:
             log_means(self, "test", support=e.support_size)
             counts = torch.bincount(e.support_size.clamp_max(MOST).cpu(), minlength=MOST + 1)

@@ -11,7 +11,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+from torch.nn import functional
+
+from ...core.fused import through_formula
 
 # Bytes of scores at once: what a core's cache holds, or enough to keep another device busy.
 CHUNK, CHUNK_ELSEWHERE = 2**21, 2**28
@@ -32,7 +34,7 @@ def pixel_loss(features: Tensor, weight: Tensor, bias: Tensor, target: Tensor) -
         (R,), at least in float32, also under autocast.
 
     Differentiability:
-        once in features, weight and bias.
+        any order in features, weight and bias; from the second on all scores are held.
 
     Complexity:
         R P L exponentials, whether gradients are wanted or not. Memory: R (P + L) K for gradients.
@@ -82,12 +84,18 @@ class _PixelLoss(torch.autograd.Function):
             place = target + levels * torch.arange(rows, device=a.device)[:, None]
             seen = a.new_zeros(rows * levels, size + 1).index_add_(0, place.flatten(), inputs.flatten(0, 1))
             dw -= seen.reshape(rows, levels, size + 1).transpose(1, 2)
-            ctx.save_for_backward(da, dw)
+            ctx.save_for_backward(da, dw, a, w, c, target)
         return losses
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        (g,), (da, dw) = grads, ctx.saved_tensors
+        (g,), (da, dw, *inputs) = grads, ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return *through_formula(_formula, g, inputs, ctx.needs_input_grad[:4]), None
         both = torch.tensordot(g, dw, 1)
         return g[:, None, None] * da, both[:-1].t(), both[-1], None, None
+
+
+def _formula(a: Tensor, w: Tensor, c: Tensor, target: Tensor) -> Tensor:
+    scores = functional.linear(a, w, c).flatten(0, 1)
+    return functional.cross_entropy(scores, target.flatten(), reduction="none").reshape(target.shape).sum(1)
