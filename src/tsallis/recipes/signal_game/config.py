@@ -31,6 +31,7 @@ class Config(RunConfig):
         temperature: the sender's scores are divided by it.
         entropy_weight: of the entropy of symbols, which is added to the objective (of guesses too, if they are drawn).
         lr: learning rate of Adam.
+        warmup: steps in which it rises to lr.
         batch_size: games in each step.
         steps: of the training.
         epoch_steps: an epoch, after which there is a validation, has so many steps.
@@ -51,6 +52,7 @@ class Config(RunConfig):
     temperature: float = 10.0
     entropy_weight: float = 0.1
     lr: float = 1e-3
+    warmup: int = 0
     batch_size: int = 64
     steps: int = 50_000
     epoch_steps: int = 100
@@ -69,7 +71,7 @@ class Config(RunConfig):
             self._require(name, getattr(self, name) >= 1, "at least 1")
         for name in ("temperature", "lr"):
             self._require(name, getattr(self, name) > 0, "more than 0")
-        for name in ("entropy_weight", "gumbel_rate"):
+        for name in ("entropy_weight", "gumbel_rate", "warmup"):
             self._require(name, getattr(self, name) >= 0, "0 or more")
         whole = self.steps % self.epoch_steps == 0
         self._require("steps", whole, f"a multiple of epoch_steps={self.epoch_steps}")

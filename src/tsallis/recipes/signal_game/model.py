@@ -95,8 +95,11 @@ class Training(LightningModule):
             for width in (features, config.images)
         )
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.Adam(self.parameters(), lr=self.config.lr, fused=True)
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.Adam(self.parameters(), lr=self.config.lr, fused=True)
+        warmup = max(self.config.warmup, 1)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / warmup))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def scores(self, batch: Batch) -> Tensor:
         """The sender's, (B, symbols): it sees the target alone."""
