@@ -1,0 +1,130 @@
+"""What the distributions have in common: checked and expanded parameters, points with zeros, the way into Pyro."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.util import find_spec
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Size, Tensor
+from torch.distributions import Distribution, constraints
+from torch.distributions.utils import broadcast_all
+
+from ...core.errors import ShapeError, TsallisError
+from ...core.inputs import is_number
+from ...core.numerics import compute_dtype
+
+
+class FormulaError(TsallisError, NotImplementedError):
+    """No formula is known for what was asked. Also a NotImplementedError, by which callers of torch.distributions know
+    that they have to sample.
+    """
+
+
+class _SparseSimplex(constraints.Constraint):
+    """Like torch's simplex, which no row in half precision meets: summed in double precision, with a tolerance of the
+    dtype. NaN and rows of zeros do not pass.
+    """
+
+    event_dim = 1
+
+    def check(self, value: Tensor) -> Tensor:
+        tolerance = max(1e-6, 4 * torch.finfo(value.dtype).eps)
+        total = value.to(compute_dtype(value)).sum(-1)
+        return (value >= 0).all(-1) & ((total - 1).abs() <= tolerance)
+
+
+sparse_simplex = _SparseSimplex()
+
+
+def together(*values: Tensor | float) -> list[Tensor]:
+    """Tensors of one shape and one floating dtype; numbers take the tensors'."""
+    if not all(isinstance(v, Tensor) or is_number(v) for v in values):
+        names = ", ".join(type(v).__name__ for v in values)
+        raise ShapeError(f"Parameters of type {names}", "tensors or numbers", "Pass torch.as_tensor(...)")
+    try:
+        found = broadcast_all(*values)
+    except RuntimeError:
+        shapes = ", ".join(str(tuple(v.shape)) for v in values if isinstance(v, Tensor))
+        raise ShapeError(f"Parameters of shapes {shapes}", "shapes that broadcast together", "Reshape them") from None
+    dtype = found[0].dtype
+    for tensor in found[1:]:
+        dtype = torch.promote_types(dtype, tensor.dtype)
+    dtype = dtype if dtype.is_floating_point else torch.get_default_dtype()
+    return [tensor.to(dtype) for tensor in found]
+
+
+def log_or_never(p: Tensor) -> Tensor:
+    """log p, -inf where p = 0; the gradient there is 0."""
+    positive = p > 0
+    return torch.where(positive, torch.where(positive, p, 1.0).log(), torch.where(p == 0, -torch.inf, torch.nan))
+
+
+class SparseDistribution(Distribution):
+    """A distribution that gives points with exact zeros positive probability.
+
+    Attributes:
+        tensors: names of the parameters that are expanded with the batch, each with its number of event dimensions.
+        constants: names of the others.
+    """
+
+    tensors: ClassVar[dict[str, int]] = {}
+    constants: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the parameters, and of what is returned."""
+        return getattr(self, next(reversed(self.tensors))).dtype
+
+    def wide(self, *names: str) -> list[Tensor]:
+        """Parameters in the precision in which formulas are evaluated."""
+        return [t.to(compute_dtype(t)) for t in (getattr(self, name) for name in names)]
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> Self:
+        new = type(self).__new__(type(self)) if _instance is None else _instance
+        batch_shape = Size(batch_shape)
+        for name, event_dims in self.tensors.items():
+            tensor = getattr(self, name)
+            setattr(new, name, tensor.expand(batch_shape + tensor.shape[tensor.dim() - event_dims :]))
+        for name in self.constants:
+            setattr(new, name, getattr(self, name))
+        Distribution.__init__(new, batch_shape, self.event_shape, validate_args=False)
+        new._validate_args = self._validate_args
+        return new
+
+    def sample(self, sample_shape: Any = Size()) -> Tensor:  # noqa: B008 torch's signature; a Size does not change
+        """A sample without gradient, of shape sample_shape + batch_shape + event_shape."""
+        with torch.no_grad():
+            return self.draw(Size(sample_shape))
+
+    def rsample(self, sample_shape: Any = Size()) -> Tensor:  # noqa: B008
+        """A sample that is differentiable in the parameters, if `has_rsample`."""
+        if not self.has_rsample:
+            raise FormulaError(
+                f"rsample of {type(self).__name__}",
+                "a distribution whose samples are differentiable in its parameters",
+                "Use sample(), with a score-function estimator for gradients",
+            )
+        return self.draw(Size(sample_shape))
+
+    def draw(self, sample_shape: Size) -> Tensor:
+        """What `sample` and `rsample` return."""
+        raise NotImplementedError
+
+    def to_pyro(self) -> Self:
+        """The same distribution for ``pyro.sample``, with all that Pyro asks of one.
+
+        Raises:
+            FormulaError: Pyro is not installed.
+        """
+        if find_spec("pyro") is None:
+            raise FormulaError("to_pyro() without Pyro", "Pyro installed", "Run: pip install pyro-ppl")
+        return self.expand(self.batch_shape, type(self).__new__(_pyro_class(type(self))))
+
+
+@cache
+def _pyro_class(cls: type[SparseDistribution]) -> type[SparseDistribution]:
+    from pyro.distributions.torch_distribution import TorchDistributionMixin  # pyright: ignore[reportMissingImports]
+
+    return cls if issubclass(cls, TorchDistributionMixin) else type(cls.__name__, (cls, TorchDistributionMixin), {})
