@@ -11,7 +11,7 @@ from torch import Size, Tensor
 from torch.distributions import Distribution, constraints
 from torch.distributions.utils import broadcast_all
 
-from ...core.errors import ShapeError, TsallisError
+from ...core.errors import ParameterError, ShapeError, TsallisError
 from ...core.inputs import is_number
 from ...core.numerics import compute_dtype
 
@@ -55,6 +55,12 @@ def together(*values: Tensor | float) -> list[Tensor]:
     return [tensor.to(dtype) for tensor in found]
 
 
+def check_rows(value: Tensor) -> None:
+    """Raise unless the rows lie on the simplex."""
+    if not bool(sparse_simplex.check(value).all()):
+        raise ParameterError("A value outside the simplex", "rows that are not negative with sum 1", "Check the values")
+
+
 def log_or_never(p: Tensor) -> Tensor:
     """log p, -inf where p = 0; the gradient there is 0."""
     positive = p > 0
@@ -69,6 +75,9 @@ class SparseDistribution(Distribution):
         constants: names of the others.
     """
 
+    # Plain attributes, as in torch's own subclasses; its stubs declare properties.
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}  # pyright: ignore
+    support: Any  # pyright: ignore
     tensors: ClassVar[dict[str, int]] = {}
     constants: ClassVar[tuple[str, ...]] = ()
 
@@ -116,11 +125,11 @@ class SparseDistribution(Distribution):
         """The same distribution for ``pyro.sample``, with all that Pyro asks of one.
 
         Raises:
-            FormulaError: Pyro is not installed.
+            TsallisError: Pyro is not installed.
         """
         if find_spec("pyro") is None:
-            raise FormulaError("to_pyro() without Pyro", "Pyro installed", "Run: pip install pyro-ppl")
-        return self.expand(self.batch_shape, type(self).__new__(_pyro_class(type(self))))
+            raise TsallisError("No package pyro", "one to make a distribution for", "Run: pip install pyro-ppl")
+        return self.expand(self.batch_shape, object.__new__(_pyro_class(type(self))))
 
 
 @cache

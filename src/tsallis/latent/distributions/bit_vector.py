@@ -103,7 +103,7 @@ class SparseBitVector(SparseDistribution):
         )
 
     @constraints.dependent_property(is_discrete=True, event_dim=1)
-    def support(self) -> constraints.Constraint:  # pyright: ignore[reportIncompatibleMethodOverride, reportIncompatibleVariableOverride]
+    def support(self) -> constraints.Constraint:
         """The vectors with probability. log_prob takes the others too."""
         return _PossibleBits(self)
 

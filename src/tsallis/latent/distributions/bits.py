@@ -142,7 +142,7 @@ class HardConcrete(Stretched):
         any order; samples are differentiable in loc and temperature.
 
     Complexity:
-        probabilities, densities and quantiles in closed form; entropy, KL, mean and variance by quadrature of 201 nodes.
+        probabilities, densities and quantiles in closed form; entropy, KL, mean, variance by quadrature of 201 nodes.
 
     Example:
         >>> import torch, tsallis as ts
@@ -217,8 +217,8 @@ def log_one_minus_exp_exp(y: Tensor) -> Tensor:
 
 
 class HardKuma(Stretched):
-    r"""$y = \min(\max(x, 0), 1)$, $x = \text{low} + (\text{high} - \text{low})\, t$ with t of Kumaraswamy's distribution,
-    $P(t \le s) = 1 - (1 - s^a)^b$.
+    r"""$y = \min(\max(x, 0), 1)$, $x = \text{low} + (\text{high} - \text{low})\, t$ with t of Kumaraswamy's
+    distribution, $P(t \le s) = 1 - (1 - s^a)^b$.
 
     Args:
         a, b: positive.

@@ -64,7 +64,7 @@ def shannon(p: Tensor) -> Tensor:
 
 
 class SparseCategorical(SparseDistribution):
-    r"""A distribution over K categories in which some have probability 0, exactly: what sparsemax and its friends return.
+    r"""A distribution over K categories, some of them with probability 0, exactly: what sparsemax returns.
 
     Unlike torch's ``Categorical`` it does not replace zeros by small numbers, and does not normalise: log_prob of an
     impossible category is -inf with gradient 0, and no such category is ever drawn, in any precision.
@@ -128,7 +128,7 @@ class SparseCategorical(SparseDistribution):
         super().__init__(self.probs.shape[:-1], Size(), validate_args)
 
     @constraints.dependent_property(is_discrete=True, event_dim=0)
-    def support(self) -> constraints.Constraint:  # pyright: ignore[reportIncompatibleMethodOverride, reportIncompatibleVariableOverride]
+    def support(self) -> constraints.Constraint:
         """The categories with probability. log_prob takes the others too."""
         return _Possible(self.probs)
 

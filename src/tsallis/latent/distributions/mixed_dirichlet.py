@@ -11,7 +11,7 @@ from torch.distributions.kl import register_kl
 
 from ...core.errors import ParameterError, ShapeError
 from ...core.inputs import check_scores
-from .base import SparseDistribution, log_or_never, sparse_simplex
+from .base import SparseDistribution, check_rows, log_or_never, sparse_simplex
 from .categorical import divergence, draw, shannon
 
 MOST = 12
@@ -29,8 +29,7 @@ class MixedDirichlet(SparseDistribution):
     Args:
         concentration: (..., K) positive; $\alpha_f$ are those of the vertices of f.
         scores: (..., K) of vertices: $P(f) \propto \exp \sum_{i \in f} s_i$ over the faces that are not empty.
-        face_probs: (..., 2^K - 1) instead of scores: P(f), in the order of `faces`: face m has the vertices that are bits
-            of m + 1.
+        face_probs: (..., 2^K - 1) instead of scores: P(f), the m-th, from 1, is of the face whose vertices are the bits of m.
         validate_args: as in torch.
 
     Raises:
@@ -120,10 +119,8 @@ class MixedDirichlet(SparseDistribution):
         return faces(self.event_shape[0], self.log_faces.device)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        if self._validate_args and not bool(sparse_simplex.check(value).all()):
-            raise ParameterError(
-                "A value outside the simplex", "rows that are not negative with sum 1", "Check the values"
-            )
+        if self._validate_args:
+            check_rows(value)
         alpha, log_faces = self.wide("concentration", "log_faces")
         y, alpha = torch.broadcast_tensors(value.to(alpha.dtype), alpha)
         face = y > 0
@@ -160,7 +157,8 @@ class MixedDirichlet(SparseDistribution):
         face = self._faces[draw(self.face_probs, sample_shape)]
         alpha = alpha.expand(face.shape)
         # G(alpha) = G(alpha + 1) U^(1/alpha) in logarithms: for small alpha the gamma variables would all be 0.
-        log_gamma = torch._standard_gamma(alpha + 1).log() - torch.empty_like(alpha.contiguous()).exponential_() / alpha
+        gamma = torch.distributions.Gamma(alpha + 1, torch.ones_like(alpha), validate_args=False).sample()
+        log_gamma = gamma.log() - torch.empty_like(gamma).exponential_() / alpha
         y = torch.where(face, log_gamma, -torch.inf).softmax(-1).to(self.dtype)
         # A coordinate that rounds to 0 would be one of another face.
         return torch.where(face, y.clamp_min(torch.finfo(self.dtype).tiny), 0.0)

@@ -37,7 +37,7 @@ def _crossing(low: Tensor, high: Tensor, inside: Callable[[Tensor], Tensor], rou
 def log_integral(
     h: Callable[[Tensor], Tensor], slope: Callable[[Tensor], Tensor], low: Tensor, high: Tensor, sigma: Tensor
 ) -> Tensor:
-    r"""$\log \int e^{h(x)} dx$ over the reals for a concave h with $h'' \le -1/\sigma^2$ and its maximum in [low, high].
+    r"""$\log \int e^{h(x)} dx$ over the reals, for a concave h with $h'' \le -1/\sigma^2$ and maximum in [low, high].
 
     The left flank may be far steeper than sigma. From the point where h has fallen by 60, nodes go to the right in
     geometric steps: h is concave, so its scale at a distance d from there is not much below d. Measured against

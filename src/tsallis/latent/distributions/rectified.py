@@ -21,10 +21,10 @@ def weighted(log_p: Tensor, x: Tensor) -> Tensor:
 
 
 class Rectified(SparseDistribution, ABC):
-    r"""$y = \min(\max(x, 0), 1)$ of a continuous x with known distribution: a point mass at 0, one at 1, and the density of
-    x between.
+    r"""$y = \min(\max(x, 0), 1)$ of a continuous x with known distribution: probability at 0 and at 1, and the density
+    of x between.
 
-    A subclass says how x is distributed: `log_cdf_base`, `log_survival_base`, `log_density_base` and `quantile_base`, in
+    A subclass says how x is distributed: `log_cdf_base`, `log_survival_base`, `log_density_base`, `quantile_base`, in
     the precision of `wide`. Densities are with respect to length on (0, 1) plus one for each of the points 0 and 1.
     """
 

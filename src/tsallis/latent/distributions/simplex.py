@@ -13,7 +13,7 @@ from torch.distributions.kl import register_kl
 from ...core.errors import ParameterError, ShapeError
 from ...core.inputs import is_number
 from ...core.registry import get
-from .base import FormulaError, SparseDistribution, sparse_simplex, together
+from .base import FormulaError, SparseDistribution, check_rows, sparse_simplex, together
 from .bits import LOG_ROOT, GaussianSparsemaxBit, HardConcrete
 from .quadrature import log_integral
 from .rectified import Rectified
@@ -23,8 +23,8 @@ class SparsemaxOf(SparseDistribution, ABC):
     """y = sparsemax(x) of a continuous x.
 
     Densities are with respect to the sum over faces of the Lebesgue measure of all coordinates of the face but one, as
-    Dirichlet's is; of a vertex it is the probability. For K = 2 everything follows from the first coordinate, which is a
-    `Rectified` variable.
+    Dirichlet's is; of a vertex it is the probability. For K = 2 everything follows from the first coordinate, which
+    is `Rectified`.
     """
 
     support = sparse_simplex
@@ -48,10 +48,8 @@ class SparsemaxOf(SparseDistribution, ABC):
         return self.event_shape[0]
 
     def log_prob(self, value: Tensor) -> Tensor:
-        if self._validate_args and not bool(sparse_simplex.check(value).all()):
-            raise ParameterError(
-                "A value outside the simplex", "rows that are not negative with sum 1", "Check the values"
-            )
+        if self._validate_args:
+            check_rows(value)
         if self.size == 2:
             return self.binary().log_prob(value[..., 0].clamp(0, 1)).to(self.dtype)
         (like,) = self.wide(next(iter(self.tensors)))
@@ -165,7 +163,8 @@ class GaussianSparsemax(SparsemaxOf):
 
 
 class KDHardConcrete(SparsemaxOf):
-    r"""$y = \text{sparsemax}(\lambda w)$ with w of the concrete (Gumbel-softmax) distribution: K-dimensional hard concrete.
+    r"""$y = \text{sparsemax}(\lambda w)$ with w of the concrete distribution (Gumbel-softmax): a hard concrete
+    variable in K dimensions.
 
     Args:
         scores: (..., K), log odds.
