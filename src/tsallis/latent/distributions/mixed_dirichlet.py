@@ -29,7 +29,7 @@ class MixedDirichlet(SparseDistribution):
     Args:
         concentration: (..., K) positive; $\alpha_f$ are those of the vertices of f.
         scores: (..., K) of vertices: $P(f) \propto \exp \sum_{i \in f} s_i$ over the faces that are not empty.
-        face_probs: (..., 2^K - 1) instead of scores: P(f), the m-th, from 1, is of the face whose vertices are the bits of m.
+        face_probs: (..., 2^K - 1) instead of scores: P(f), the m-th, from 1, is of the vertices that are bits of m.
         validate_args: as in torch.
 
     Raises:
