@@ -132,6 +132,12 @@ class SparseDistribution(Distribution):
         return self.expand(self.batch_shape, object.__new__(_pyro_class(type(self))))
 
 
+def alike(p: SparseDistribution, q: SparseDistribution) -> tuple[Any, Any]:
+    """Both, expanded to one batch shape."""
+    batch = torch.broadcast_shapes(p.batch_shape, q.batch_shape)
+    return p.expand(batch), q.expand(batch)
+
+
 @cache
 def _pyro_class(cls: type[SparseDistribution]) -> type[SparseDistribution]:
     from pyro.distributions.torch_distribution import TorchDistributionMixin  # pyright: ignore[reportMissingImports]

@@ -13,7 +13,7 @@ from ...core.errors import ParameterError, ShapeError
 from ...core.inputs import check_scores, check_tensor
 from ...core.numerics import compute_dtype
 from ...structured import StructuredSolution, TopStructures
-from .base import SparseDistribution, log_or_never, sparse_simplex
+from .base import SparseDistribution, alike, log_or_never, sparse_simplex
 from .categorical import divergence, draw, shannon
 
 _BITS = constraints.independent(constraints.boolean, 1)
@@ -173,5 +173,6 @@ class SparseBitVector(SparseDistribution):
 
 @register_kl(SparseBitVector, SparseBitVector)
 def _kl(p: SparseBitVector, q: SparseBitVector) -> Tensor:
+    p, q = alike(p, q)
     probability = q.probability(p.vertices.movedim(-2, 0)).movedim(0, -1)
     return divergence(p.distinct, log_or_never(probability)).to(p.dtype)

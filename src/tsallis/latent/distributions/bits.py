@@ -11,15 +11,9 @@ from torch.nn.functional import logsigmoid
 
 from ...core.errors import ParameterError
 from ...core.inputs import is_number
+from . import normal
 from .base import together
 from .rectified import Rectified
-
-LOG_ROOT = 0.5 * math.log(2 * math.pi)
-
-
-def normal_density(x: Tensor) -> Tensor:
-    """Of the standard normal distribution."""
-    return (-0.5 * x.square() - LOG_ROOT).exp()
 
 
 class GaussianSparsemaxBit(Rectified):
@@ -59,14 +53,14 @@ class GaussianSparsemaxBit(Rectified):
         return (x - loc) / scale
 
     def log_cdf_base(self, x: Tensor) -> Tensor:
-        return torch.special.log_ndtr(self._standard(x))
+        return normal.log_cdf(self._standard(x))
 
     def log_survival_base(self, x: Tensor) -> Tensor:
-        return torch.special.log_ndtr(-self._standard(x))
+        return normal.log_cdf(-self._standard(x))
 
     def log_density_base(self, x: Tensor) -> Tensor:
         (scale,) = self.wide("scale")
-        return -0.5 * self._standard(x).square() - scale.log() - LOG_ROOT
+        return -0.5 * self._standard(x).square() - scale.log() - normal.LOG_ROOT
 
     def quantile_base(self, log_u: Tensor, log_rest: Tensor) -> Tensor:
         loc, scale = self.wide("loc", "scale")
@@ -83,7 +77,7 @@ class GaussianSparsemaxBit(Rectified):
         loc, scale = self.wide("loc", "scale")
         loc_q, scale_q = other.wide("loc", "scale")
         a, b = (self._standard(self._corner(at)) for at in (0.0, 1.0))
-        left, right = normal_density(a), normal_density(b)
+        left, right = normal.density(a), normal.density(b)
         # The difference of the smaller tails.
         mass = torch.where(
             a < 0,
@@ -92,7 +86,7 @@ class GaussianSparsemaxBit(Rectified):
         )
         shift, ratio = (loc - loc_q) / scale_q, scale / scale_q
         square = ratio.square() * (mass + a * left - b * right) + 2 * ratio * shift * (left - right)
-        return mass * (scale_q.log() + LOG_ROOT) + 0.5 * (square + shift.square() * mass)
+        return mass * (scale_q.log() + normal.LOG_ROOT) + 0.5 * (square + shift.square() * mass)
 
 
 class Stretched(Rectified):

@@ -11,7 +11,7 @@ from torch.distributions.kl import register_kl
 
 from ...core.errors import ParameterError, ShapeError
 from ...core.inputs import check_scores
-from .base import SparseDistribution, check_rows, log_or_never, sparse_simplex
+from .base import SparseDistribution, alike, check_rows, log_or_never, sparse_simplex
 from .categorical import divergence, draw, shannon
 
 MOST = 12
@@ -188,6 +188,7 @@ def _check_last(x: Tensor, size: int, what: str) -> None:
 
 @register_kl(MixedDirichlet, MixedDirichlet)
 def _kl(p: MixedDirichlet, q: MixedDirichlet) -> Tensor:
+    p, q = alike(p, q)
     (log_p,), (log_q,) = p.wide("log_faces"), q.wide("log_faces")
     weights = log_p.exp()
     inside = weights * (p.cross_inside(q) - p.cross_inside(p))

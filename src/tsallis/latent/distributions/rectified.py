@@ -10,7 +10,7 @@ from torch.distributions import constraints
 from torch.distributions.kl import register_kl
 
 from ...core.errors import ParameterError
-from .base import SparseDistribution
+from .base import SparseDistribution, alike
 from .quadrature import unit_nodes
 
 
@@ -173,5 +173,6 @@ class Rectified(SparseDistribution, ABC):
 
 @register_kl(Rectified, Rectified)
 def _kl(p: Rectified, q: Rectified) -> Tensor:
+    p, q = alike(p, q)
     points = weighted(p.log_zero, p.log_zero - q.log_zero) + weighted(p.log_one, p.log_one - q.log_one)
     return (points + p.cross_inside(q) - p.cross_inside(p)).to(p.dtype)

@@ -13,8 +13,9 @@ from torch.distributions.kl import register_kl
 from ...core.errors import ParameterError, ShapeError
 from ...core.inputs import is_number
 from ...core.registry import get
+from . import normal
 from .base import FormulaError, SparseDistribution, check_rows, sparse_simplex, together
-from .bits import LOG_ROOT, GaussianSparsemaxBit, HardConcrete
+from .bits import GaussianSparsemaxBit, HardConcrete
 from .quadrature import log_integral
 from .rectified import Rectified
 
@@ -142,17 +143,16 @@ class GaussianSparsemax(SparsemaxOf):
         off = loc - torch.where(face, y, 0.0)
         off = off - (precision * off).sum(-1, keepdim=True) / total
         sigma = (smallest * total.rsqrt()).squeeze(-1)
-        densities = torch.where(face, -0.5 * (off / scale).square() - LOG_ROOT - scale.log(), 0.0).sum(-1)
+        densities = torch.where(face, -0.5 * (off / scale).square() - normal.LOG_ROOT - scale.log(), 0.0).sum(-1)
 
         def h(t: Tensor) -> Tensor:
             z = torch.where(face, 0.0, (t.unsqueeze(-1) - off) / scale)
-            below = torch.where(face, 0.0, torch.special.log_ndtr(z)).sum(-1)
+            below = torch.where(face, 0.0, normal.log_cdf(z)).sum(-1)
             return below - 0.5 * (t / sigma).square()
 
         def slope(t: Tensor) -> Tensor:
             z = (t.unsqueeze(-1) - off) / scale
-            hazard = math.sqrt(2 / math.pi) / torch.special.erfcx(-z / math.sqrt(2))
-            return torch.where(face, 0.0, hazard / scale).sum(-1) - t / sigma.square()
+            return torch.where(face, 0.0, normal.hazard(z) / scale).sum(-1) - t / sigma.square()
 
         with torch.no_grad():
             # There the slope is negative: hazards are at most 0.8 above all of the dropped coordinates.
