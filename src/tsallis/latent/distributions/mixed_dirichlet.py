@@ -126,17 +126,17 @@ class MixedDirichlet(SparseDistribution):
         face = y > 0
         number = (face.long() << torch.arange(y.shape[-1], device=y.device)).sum(-1) - 1
         log_face = log_faces.expand(*number.shape, -1).gather(-1, number.clamp_min(0).unsqueeze(-1)).squeeze(-1)
-        powers = torch.where(face, (alpha - 1) * torch.where(face, y, 1.0).log(), 0.0).sum(-1)
-        return torch.where(y.isnan().any(-1), torch.nan, log_face + powers - _log_beta(alpha, face)).to(self.dtype)
+        inner = torch.where(face, (alpha - 1) * torch.where(face, y, 1.0).log() - torch.lgamma(alpha), 0.0).sum(-1)
+        total = torch.where(face, alpha, 0.0).sum(-1)
+        return torch.where(y.isnan().any(-1), torch.nan, log_face + inner + torch.lgamma(total)).to(self.dtype)
 
     def cross_inside(self, other: MixedDirichlet) -> Tensor:
         """(..., 2^K - 1) the cross-entropy between the Dirichlet distributions of each face."""
-        face = self._faces
         (alpha,), (beta,) = self.wide("concentration"), other.wide("concentration")
-        alpha, beta = alpha.unsqueeze(-2), beta.unsqueeze(-2)
-        total = torch.where(face, alpha, 0.0).sum(-1, keepdim=True)
-        means = torch.digamma(alpha) - torch.digamma(total)
-        return _log_beta(beta, face) - torch.where(face, (beta - 1) * means, 0.0).sum(-1)
+        on = self._faces.to(alpha.dtype).T
+        total, more = alpha @ on, beta - 1
+        powers = (more * torch.digamma(alpha)) @ on - (more @ on) * torch.digamma(total)
+        return torch.lgamma(beta) @ on - torch.lgamma(beta @ on) - powers
 
     def cross_entropy(self, other: MixedDirichlet) -> Tensor:
         """-E log q(y) for y of this distribution and q the density of the other; infinite where it lacks a face."""
@@ -162,14 +162,6 @@ class MixedDirichlet(SparseDistribution):
         y = torch.where(face, log_gamma, -torch.inf).softmax(-1).to(self.dtype)
         # A coordinate that rounds to 0 would be one of another face.
         return torch.where(face, y.clamp_min(torch.finfo(self.dtype).tiny), 0.0)
-
-
-def _log_beta(alpha: Tensor, face: Tensor) -> Tensor:
-    """log of the normalising integral of Dirichlet's density on a face."""
-    total = torch.where(face, alpha, 0.0).sum(-1)
-    # A row of zeros is no face.
-    total = torch.where(total > 0, total, 1.0)
-    return torch.where(face, torch.lgamma(alpha), 0.0).sum(-1) - torch.lgamma(total)
 
 
 def _check_count(size: int) -> None:
