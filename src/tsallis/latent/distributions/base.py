@@ -12,7 +12,7 @@ from torch.distributions import Distribution, constraints
 from torch.distributions.utils import broadcast_all
 
 from ...core.errors import ParameterError, ShapeError, TsallisError
-from ...core.inputs import is_number
+from ...core.inputs import check_tensor, is_number
 from ...core.numerics import compute_dtype
 
 
@@ -30,7 +30,7 @@ class _SparseSimplex(constraints.Constraint):
     event_dim = 1
 
     def check(self, value: Tensor) -> Tensor:
-        tolerance = max(1e-6, 4 * torch.finfo(value.dtype).eps)
+        tolerance = max(1e-6, 4 * torch.finfo(value.dtype).eps) if value.is_floating_point() else 0.0
         total = value.to(compute_dtype(value)).sum(-1)
         return (value >= 0).all(-1) & ((total - 1).abs() <= tolerance)
 
@@ -43,6 +43,8 @@ def together(*values: Tensor | float) -> list[Tensor]:
     if not all(isinstance(v, Tensor) or is_number(v) for v in values):
         names = ", ".join(type(v).__name__ for v in values)
         raise ShapeError(f"Parameters of type {names}", "tensors or numbers", "Pass torch.as_tensor(...)")
+    # Numbers would take the dtype of integers.
+    values = tuple(v if not isinstance(v, Tensor) or v.is_floating_point() else 1.0 * v for v in values)
     try:
         found = broadcast_all(*values)
     except RuntimeError:
@@ -53,12 +55,6 @@ def together(*values: Tensor | float) -> list[Tensor]:
         dtype = torch.promote_types(dtype, tensor.dtype)
     dtype = dtype if dtype.is_floating_point else torch.get_default_dtype()
     return [tensor.to(dtype) for tensor in found]
-
-
-def check_rows(value: Tensor) -> None:
-    """Raise unless the rows lie on the simplex."""
-    if not bool(sparse_simplex.check(value).all()):
-        raise ParameterError("A value outside the simplex", "rows that are not negative with sum 1", "Check the values")
 
 
 def log_or_never(p: Tensor) -> Tensor:
@@ -73,6 +69,7 @@ class SparseDistribution(Distribution):
     Attributes:
         tensors: names of the parameters that are expanded with the batch, each with its number of event dimensions.
         constants: names of the others.
+        values: what `log_prob` accepts, in words.
     """
 
     # Plain attributes, as in torch's own subclasses; its stubs declare properties.
@@ -80,11 +77,12 @@ class SparseDistribution(Distribution):
     support: Any  # pyright: ignore
     tensors: ClassVar[dict[str, int]] = {}
     constants: ClassVar[tuple[str, ...]] = ()
+    values: ClassVar[str] = ""
 
     @property
     def dtype(self) -> torch.dtype:
         """Of the parameters, and of what is returned."""
-        return getattr(self, next(reversed(self.tensors))).dtype
+        return getattr(self, next(iter(self.tensors))).dtype
 
     def wide(self, *names: str) -> list[Tensor]:
         """Parameters in the precision in which formulas are evaluated."""
@@ -121,6 +119,34 @@ class SparseDistribution(Distribution):
         """What `sample` and `rsample` return."""
         raise NotImplementedError
 
+    def log_prob(self, value: Tensor) -> Tensor:
+        """The logarithm of the probability, or of the density, of each value."""
+        if self._validate_args:
+            self._validate_sample(value)
+        return self.log_density(value).to(self.dtype)
+
+    def log_density(self, value: Tensor) -> Tensor:
+        """`log_prob` of values that are not checked, in the precision it is computed in."""
+        raise NotImplementedError
+
+    def acceptable(self, value: Tensor) -> Tensor:
+        """Which values `log_prob` accepts."""
+        return self.support.check(value)
+
+    def _validate_sample(self, value: Tensor) -> None:
+        value, own = check_tensor(value, "value"), self.batch_shape + self.event_shape
+        event = value.shape[value.dim() - len(self.event_shape) :] if value.dim() >= len(self.event_shape) else None
+        try:
+            torch.broadcast_shapes(value.shape, own)
+        except RuntimeError:
+            event = None
+        if event != self.event_shape:
+            raise ShapeError(
+                f"A value of shape {tuple(value.shape)}", f"one that broadcasts to (..., *{tuple(own)})", "Reshape it"
+            )
+        if not bool(self.acceptable(value).all()):
+            raise ParameterError(f"A value for {type(self).__name__} that is none", self.values, "Check the values")
+
     def to_pyro(self) -> Self:
         """The same distribution for ``pyro.sample``, with all that Pyro asks of one.
 
@@ -134,6 +160,12 @@ class SparseDistribution(Distribution):
 
 def alike(p: SparseDistribution, q: SparseDistribution) -> tuple[Any, Any]:
     """Both, expanded to one batch shape."""
+    if p.event_shape != q.event_shape:
+        raise ShapeError(
+            f"Distributions of values of shapes {tuple(p.event_shape)} and {tuple(q.event_shape)}",
+            "the same shape",
+            "Compare others",
+        )
     batch = torch.broadcast_shapes(p.batch_shape, q.batch_shape)
     return p.expand(batch), q.expand(batch)
 

@@ -67,6 +67,7 @@ class SparseBitVector(SparseDistribution):
 
     arg_constraints = {"vertices": constraints.independent(constraints.boolean, 2), "weights": sparse_simplex}
     tensors = {"vertices": 2, "weights": 1}
+    values = "vectors of 0 and 1"
     has_enumerate_support = True
 
     def __init__(
@@ -112,10 +113,11 @@ class SparseBitVector(SparseDistribution):
         equal = (value.unsqueeze(-2) == self.vertices).all(-1)
         return torch.where(equal, self.weights, 0.0).to(compute_dtype(self.weights)).sum(-1)
 
-    def log_prob(self, value: Tensor) -> Tensor:
-        if self._validate_args and not bool(_BITS.check(value).all()):
-            raise ParameterError("A value that is no bit vector", "0 and 1 only", "Check the values")
-        return log_or_never(self.probability(value)).to(self.dtype)
+    def acceptable(self, value: Tensor) -> Tensor:
+        return _BITS.check(value)
+
+    def log_density(self, value: Tensor) -> Tensor:
+        return log_or_never(self.probability(value))
 
     @property
     def distinct(self) -> Tensor:

@@ -106,6 +106,7 @@ class SparseCategorical(SparseDistribution):
 
     arg_constraints = {"probs": sparse_simplex}
     tensors = {"probs": 1}
+    values = "whole numbers from 0, below K"
     has_enumerate_support = True
 
     def __init__(
@@ -132,16 +133,11 @@ class SparseCategorical(SparseDistribution):
         """The categories with probability. log_prob takes the others too."""
         return _Possible(self.probs)
 
-    def _validate_sample(self, value: Tensor) -> None:
-        if not bool(_in_range(value, self.probs.shape[-1]).all()):
-            raise ParameterError(
-                "A value that is no category", f"whole numbers from 0 to {self.probs.shape[-1] - 1}", "Check the values"
-            )
+    def acceptable(self, value: Tensor) -> Tensor:
+        return _in_range(value, self.probs.shape[-1])
 
-    def log_prob(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
-        return log_or_never(chosen(self._rows, value)).to(self.dtype)
+    def log_density(self, value: Tensor) -> Tensor:
+        return log_or_never(chosen(self._rows, value))
 
     @property
     def _rows(self) -> Tensor:

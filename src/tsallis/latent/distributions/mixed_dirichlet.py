@@ -11,7 +11,8 @@ from torch.distributions.kl import register_kl
 
 from ...core.errors import ParameterError, ShapeError
 from ...core.inputs import check_scores
-from .base import SparseDistribution, alike, check_rows, log_or_never, sparse_simplex
+from ...core.numerics import compute_dtype
+from .base import SparseDistribution, alike, log_or_never, sparse_simplex
 from .categorical import divergence, draw, shannon
 
 MOST = 12
@@ -61,6 +62,7 @@ class MixedDirichlet(SparseDistribution):
     }
     tensors = {"concentration": 1, "log_faces": 1}
     support = sparse_simplex
+    values = "rows that are not negative, with sum 1"
 
     def __init__(
         self,
@@ -79,15 +81,16 @@ class MixedDirichlet(SparseDistribution):
         if scores is not None:
             scores = check_scores(scores)
             _check_last(scores, size, "scores")
-            log_faces = (scores @ faces(size, scores.device).to(scores.dtype).T).log_softmax(-1)
+            wide = scores.to(compute_dtype(scores))
+            log_faces = (wide @ faces(size, scores.device).to(wide.dtype).T).log_softmax(-1)
         else:
             face_probs = check_scores(face_probs, "face_probs")
             _check_last(face_probs, 2**size - 1, "face_probs")
-            log_faces = log_or_never(face_probs)
+            log_faces = log_or_never(face_probs.to(compute_dtype(face_probs)))
         batch = torch.broadcast_shapes(concentration.shape[:-1], log_faces.shape[:-1])
-        dtype = torch.promote_types(concentration.dtype, log_faces.dtype)
-        self.concentration = concentration.to(dtype).expand(*batch, -1)
-        self.log_faces = log_faces.to(dtype).expand(*batch, -1)
+        self.concentration = concentration.expand(*batch, -1)
+        # More digits than the dtype has: their exponentials are to sum to one.
+        self.log_faces = log_faces.expand(*batch, -1)
         super().__init__(batch, Size([size]), validate_args)
 
     @classmethod
@@ -106,7 +109,7 @@ class MixedDirichlet(SparseDistribution):
     @property
     def face_probs(self) -> Tensor:
         """(..., 2^K - 1) P(f)."""
-        return self.log_faces.exp()
+        return self.log_faces.exp().to(self.dtype)
 
     @property
     def size_probs(self) -> Tensor:
@@ -118,9 +121,7 @@ class MixedDirichlet(SparseDistribution):
     def _faces(self) -> Tensor:
         return faces(self.event_shape[0], self.log_faces.device)
 
-    def log_prob(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            check_rows(value)
+    def log_density(self, value: Tensor) -> Tensor:
         alpha, log_faces = self.wide("concentration", "log_faces")
         y, alpha = torch.broadcast_tensors(value.to(alpha.dtype), alpha)
         face = y > 0
@@ -128,7 +129,8 @@ class MixedDirichlet(SparseDistribution):
         log_face = log_faces.expand(*number.shape, -1).gather(-1, number.clamp_min(0).unsqueeze(-1)).squeeze(-1)
         inner = torch.where(face, (alpha - 1) * torch.where(face, y, 1.0).log() - torch.lgamma(alpha), 0.0).sum(-1)
         total = torch.where(face, alpha, 0.0).sum(-1)
-        return torch.where(y.isnan().any(-1), torch.nan, log_face + inner + torch.lgamma(total)).to(self.dtype)
+        bad = y.isnan().any(-1) | ~face.any(-1)
+        return torch.where(bad, torch.nan, log_face + inner + torch.lgamma(torch.where(bad, 1.0, total)))
 
     def cross_inside(self, other: MixedDirichlet) -> Tensor:
         """(..., 2^K - 1) the cross-entropy between the Dirichlet distributions of each face."""

@@ -9,7 +9,6 @@ from torch import Size, Tensor
 from torch.distributions import constraints
 from torch.distributions.kl import register_kl
 
-from ...core.errors import ParameterError
 from .base import SparseDistribution, alike
 from .quadrature import unit_nodes
 
@@ -29,6 +28,7 @@ class Rectified(SparseDistribution, ABC):
     """
 
     support = constraints.unit_interval
+    values = "numbers in [0, 1]"
     has_rsample = True
 
     # --- declared -----------------------------------------------------------------------------------------------------
@@ -83,20 +83,14 @@ class Rectified(SparseDistribution, ABC):
         """P(y > 0), the expected L0 norm."""
         return self.log_survival_base(self._corner(0.0)).exp().expand(self.batch_shape).to(self.dtype)
 
-    def _validate_sample(self, value: Tensor) -> None:
-        if not bool(((value >= 0) & (value <= 1)).all()):
-            raise ParameterError("A value outside [0, 1], or NaN", "values in [0, 1]", "Check the values")
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
+    def log_density(self, value: Tensor) -> Tensor:
         x = value.to(self._parameter.dtype)
         inside = (x > 0) & (x < 1)
         # Elsewhere the density is evaluated where it is high: there it is finite, and so is the gradient not used.
         calm = self._inner_quantile(x.new_full((), 0.5))
         density = self.log_density_base(torch.where(inside, x, calm))
         point = torch.where(x == 0, self.log_zero, torch.where(x == 1, self.log_one, -torch.inf))
-        return torch.where(x.isnan(), torch.nan, torch.where(inside, density, point)).to(self.dtype)
+        return torch.where(x.isnan(), torch.nan, torch.where(inside, density, point))
 
     def _inner_quantile(self, u: Tensor) -> Tensor:
         with torch.no_grad():

@@ -14,7 +14,7 @@ from ...core.errors import ParameterError, ShapeError
 from ...core.inputs import is_number
 from ...core.registry import get
 from . import normal
-from .base import FormulaError, SparseDistribution, check_rows, sparse_simplex, together
+from .base import FormulaError, SparseDistribution, alike, sparse_simplex, together
 from .bits import GaussianSparsemaxBit, HardConcrete
 from .quadrature import log_integral
 from .rectified import Rectified
@@ -29,6 +29,7 @@ class SparsemaxOf(SparseDistribution, ABC):
     """
 
     support = sparse_simplex
+    values = "rows that are not negative, with sum 1"
     has_rsample = True
 
     @abstractmethod
@@ -40,7 +41,7 @@ class SparsemaxOf(SparseDistribution, ABC):
         """A sample of x (*batch, K) in the parameters' dtype, differentiable; the batch is what was expanded to."""
 
     @abstractmethod
-    def log_density(self, y: Tensor) -> Tensor:
+    def log_density_of_face(self, y: Tensor) -> Tensor:
         """For any K, or K > 2, and y in the precision of `wide`."""
 
     @property
@@ -48,13 +49,11 @@ class SparsemaxOf(SparseDistribution, ABC):
         """K."""
         return self.event_shape[0]
 
-    def log_prob(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            check_rows(value)
+    def log_density(self, value: Tensor) -> Tensor:
         if self.size == 2:
-            return self.binary().log_prob(value[..., 0].clamp(0, 1)).to(self.dtype)
+            return self.binary().log_density(value[..., 0].clamp(0, 1))
         (like,) = self.wide(next(iter(self.tensors)))
-        return self.log_density(value.to(like.dtype)).to(self.dtype)
+        return self.log_density_of_face(value.to(like.dtype))
 
     def _of_binary(self, what: str) -> Rectified:
         if self.size == 2:
@@ -80,6 +79,7 @@ class SparsemaxOf(SparseDistribution, ABC):
 
 @register_kl(SparsemaxOf, SparsemaxOf)
 def _kl(p: SparsemaxOf, q: SparsemaxOf) -> Tensor:
+    p, q = alike(p, q)
     return torch.distributions.kl_divergence(p._of_binary("KL"), q._of_binary("KL")).to(p.dtype)
 
 
@@ -132,7 +132,7 @@ class GaussianSparsemax(SparsemaxOf):
     def score(self) -> Tensor:
         return self.loc + self.scale * torch.randn_like(self.scale.expand(self.batch_shape + self.event_shape))
 
-    def log_density(self, y: Tensor) -> Tensor:
+    def log_density_of_face(self, y: Tensor) -> Tensor:
         r"""log of k times the integral over t of prod_{y_i > 0} N(y_i + t) prod_{y_j = 0} P(x_j <= t)."""
         loc, scale = self.wide("loc", "scale")
         y, loc, scale = torch.broadcast_tensors(y, loc, scale)
@@ -159,7 +159,7 @@ class GaussianSparsemax(SparsemaxOf):
             pull = torch.where(face, 0.0, 0.8 * sigma.unsqueeze(-1) / scale).sum(-1) * sigma
             high = off.amax(-1).clamp_min(0) + pull
         value = densities + log_integral(h, slope, torch.zeros_like(high), high, sigma.detach())
-        return torch.where(y.isnan().any(-1), torch.nan, value + face.sum(-1).to(y.dtype).log())
+        return torch.where(y.isnan().any(-1) | ~face.any(-1), torch.nan, value + face.sum(-1).to(y.dtype).log())
 
 
 class KDHardConcrete(SparsemaxOf):
@@ -207,10 +207,10 @@ class KDHardConcrete(SparsemaxOf):
         if not is_number(stretch) or not 1 < stretch < math.inf:
             raise ParameterError(f"stretch={stretch!r}", "a number above 1", "Use 1.1")
         self.stretch = float(stretch)
-        temperature = torch.as_tensor(temperature)
         _check_vector(scores, "scores")
-        scores, temperature = together(scores, temperature.unsqueeze(-1).to(scores.device))
-        self.scores, self.temperature = scores, temperature[..., 0]
+        each = temperature.unsqueeze(-1) if isinstance(temperature, Tensor) else temperature
+        self.scores, temperatures = together(scores, each)
+        self.temperature = temperatures[..., 0]
         super().__init__(self.scores.shape[:-1], self.scores.shape[-1:], validate_args)
 
     def binary(self) -> Rectified:
@@ -227,7 +227,7 @@ class KDHardConcrete(SparsemaxOf):
         noise = -torch.empty_like(self.scores.contiguous()).exponential_().log()
         return self.stretch * ((self.scores + noise) / self.temperature.unsqueeze(-1)).softmax(-1)
 
-    def log_density(self, y: Tensor) -> Tensor:
+    def log_density_of_face(self, y: Tensor) -> Tensor:
         if bool((y == 0).any()):
             raise FormulaError(
                 f"log_prob of KDHardConcrete with K = {self.size} at a y with zeros",
