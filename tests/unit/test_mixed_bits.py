@@ -2,13 +2,14 @@
 
 import itertools
 import math
+import pickle
 
 import mpmath
 import numpy as np
 import pytest
 import torch
 from scipy import integrate, stats
-from torch.distributions import kl_divergence
+from torch.distributions import Independent, kl_divergence
 
 import tsallis as ts
 from tsallis.core.errors import ParameterError
@@ -274,6 +275,18 @@ def test_shapes_validation_and_expansion(family):
         with pytest.raises(ValueError, match="constraint"):
             cls(torch.tensor(0.5), torch.tensor(wrong))
     assert cls(1, 2).entropy().dtype == torch.float32
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_independent_bits_and_copies(family):
+    d = FAMILIES[family](torch.full((2, 3), 0.5), torch.tensor([0.5, 1.0, 2.0]))
+    several = Independent(d, 1)
+    y = several.rsample((4,))
+    assert torch.equal(several.log_prob(y), d.log_prob(y).sum(-1))
+    assert torch.equal(several.entropy(), d.entropy().sum(-1))
+    assert kl_divergence(several, several).shape == (2,)
+    again = pickle.loads(pickle.dumps(d))
+    assert torch.equal(again.log_prob(y), d.log_prob(y))
 
 
 @pytest.mark.parametrize(("low", "high"), [(0.0, 1.1), (-0.1, 1.0), (-math.inf, 2.0), (math.nan, 2.0), (None, 2.0)])

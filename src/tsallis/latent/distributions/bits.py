@@ -187,7 +187,7 @@ class HardConcrete(Stretched):
 
 
 def log_one_minus_exp(x: Tensor) -> Tensor:
-    """log(1 - e^x) for x <= 0, to full precision; at most -1e-300 is read for x."""
+    """log(1 - e^x) for x <= 0, to full precision; 0 counts as the largest number below it."""
     x = x.clamp_max(-torch.finfo(x.dtype).tiny)
     near = x > -math.log(2)
     return torch.where(near, (-torch.where(near, x, -1.0).expm1()).log(), (-torch.where(near, -1.0, x).exp()).log1p())
