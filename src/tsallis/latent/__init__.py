@@ -13,23 +13,40 @@ from .distributions import (
     SparseCategorical,
     SparseDistribution,
 )
-from .estimators import Estimator, Marginal
+from .estimators import Estimate, Estimator, Problem
 from .expectation import Expectation, expectation
+from .marginal import Marginal
+from .most_probable import MostProbable
+from .relaxed import GumbelSoftmax, SparseMixer, sparsemixer
+from .score_function import NVIL, ScoreFunction
+from .structures import SparseMAP, TopKSparsemax
+from .sum_and_sample import SumAndSample
 
 __all__ = [
+    "NVIL",
+    "Estimate",
     "Estimator",
     "Expectation",
     "FormulaError",
     "GaussianSparsemax",
     "GaussianSparsemaxBit",
+    "GumbelSoftmax",
     "HardConcrete",
     "HardKuma",
     "KDHardConcrete",
     "Marginal",
     "MixedDirichlet",
+    "MostProbable",
+    "Problem",
     "Rectified",
+    "ScoreFunction",
     "SparseBitVector",
     "SparseCategorical",
     "SparseDistribution",
+    "SparseMAP",
+    "SparseMixer",
+    "SumAndSample",
+    "TopKSparsemax",
     "expectation",
+    "sparsemixer",
 ]

@@ -1,116 +1,129 @@
-"""How the expectation over a latent variable is computed or estimated."""
+"""What an estimator of an expectation is, and what it is given."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..core.domains import Simplex, SparseSimplex
-from ..core.errors import ParameterError, ShapeError
-from ..core.mapping import Mapping
-from ..core.registry import get
-from .packing import LossFunction, evaluate, scatter, support_pairs
+from ..core.errors import ParameterError
+from .latents import Bits, Categories, Kind, Latent, check_kind, latent_of
+from .packing import LossFunction, across_processes, evaluate, name_bad_rows, scatter
 
 TableFunction = Callable[[], Tensor]
 
 
+@dataclass
+class Problem:
+    """A call of `expectation`: the loss, how it may be evaluated, and how often it was.
+
+    Attributes:
+        loss_fn, table_fn, max_rows, generator: as there.
+        observed: whether estimators with a state learn from this call.
+        rows, calls: evaluations so far.
+    """
+
+    loss_fn: LossFunction | None
+    max_rows: int | None = None
+    table_fn: TableFunction | None = None
+    generator: torch.Generator | None = None
+    observed: bool = True
+    rows: int = 0
+    calls: int = 0
+
+    def losses(self, index: Tensor, z: Tensor) -> Tensor:
+        """Losses (R,) of the pairs, one at least."""
+        if self.loss_fn is None:
+            raise ParameterError("Neither loss_fn nor table_fn", "a loss_fn(index, z)", "Pass one")
+        rows = index.shape[0]
+        self.rows += rows
+        self.calls += 1 if self.max_rows is None else -(-rows // self.max_rows)
+        losses = evaluate(self.loss_fn, index, z, self.max_rows)
+        name_bad_rows(losses, index, z)
+        return losses
+
+    def expected(self, index: Tensor, z: Tensor, weights: Tensor, batch: int) -> Tensor:
+        """Sums of weights times losses over the pairs of each example, (B,)."""
+        if not index.shape[0]:
+            return self.idle(z, weights, batch)
+        losses = self.losses(index, z)
+        common = torch.promote_types(losses.dtype, weights.dtype)
+        return scatter(weights.to(common) * losses.to(common), index, batch)
+
+    def idle(self, z: Tensor, weights: Tensor, batch: int) -> Tensor:
+        """Zeros (B,) where no example has a pair, with the graph of the weights of none. Where other processes may have
+        rows, one with weight zero keeps their collectives company.
+        """
+        zeros = weights.new_zeros(batch) + 0 * weights.sum()
+        if not batch or not across_processes():
+            return zeros
+        index = torch.zeros(1, dtype=torch.long, device=weights.device)
+        return zeros + 0 * self.losses(index, z.new_zeros(1, *z.shape[1:])).sum()
+
+    def refuse_table(self, name: str) -> None:
+        """For estimators that do not evaluate every value."""
+        if self.table_fn is not None:
+            raise ParameterError(
+                f"table_fn with the estimator {name}",
+                "the dense estimator 'softmax': a table evaluates every value",
+                "Pass loss_fn, which is called on the support only",
+            )
+
+
 @dataclass(frozen=True)
 class Estimate:
-    """What an estimator returns: a surrogate (B,) whose gradient is the estimate's, the loss (B,), probabilities (B, K)
-    and the number of rows the loss function really saw.
+    """What an estimator returns.
+
+    Attributes:
+        surrogate: (B,) with the loss as value and the estimate's gradient.
+        loss: (B,).
+        latent: the distribution in use.
+        exact: (B,) whether nothing with probability was left out, where that can be in question.
     """
 
     surrogate: Tensor
     loss: Tensor
-    probs: Tensor
-    rows: int
+    latent: Latent
+    exact: Tensor | None = None
 
 
 class Estimator(ABC):
-    """An estimator of E_p[loss], p a distribution made from scores."""
+    """An estimator of E_p[loss], p a distribution made from scores, for `expectation`.
 
-    @abstractmethod
-    def __call__(
-        self,
-        scores: Tensor,
-        loss_fn: LossFunction | None,
-        *,
-        max_rows: int | None,
-        table_fn: TableFunction | None,
-        generator: torch.Generator | None,
-    ) -> Estimate:
-        """Estimate the expectation for scores (B, K)."""
-
-
-@dataclass(frozen=True)
-class Marginal(Estimator):
-    """Exact marginalization: sum over z of p(z) loss(z), evaluated where p(z) > 0 only.
-
-    Args:
-        mapping: registered name of a mapping onto the simplex; ``"softmax"`` sums over all K values.
-        params: its parameters, as in its function; tensors get gradients.
+    Those that learn or count something are modules too: as a part of the model they are saved with it. In training mode
+    each call is a step; in evaluation mode nothing changes.
     """
 
-    mapping: str | Mapping = "sparsemax"
-    params: dict[str, Any] = field(default_factory=dict)
+    @abstractmethod
+    def estimate(self, scores: Tensor, problem: Problem) -> Estimate:
+        """Estimate the expectation for scores."""
 
-    def __post_init__(self) -> None:
-        found = get(self.mapping)
-        if not isinstance(found.domain, Simplex | SparseSimplex):
-            raise ParameterError(
-                f"Estimator {found.name!r}", "a mapping onto the simplex", "Use 'softmax', 'sparsemax', 'entmax15', ..."
-            )
+    def given(self, x: Tensor) -> Estimator:
+        """This estimator for examples x (B, ...), which some learn from; most do not look at them."""
+        return self
 
-    def __call__(
-        self,
-        scores: Tensor,
-        loss_fn: LossFunction | None,
-        *,
-        max_rows: int | None,
-        table_fn: TableFunction | None,
-        generator: torch.Generator | None,
-    ) -> Estimate:
-        if generator is not None:
-            raise ParameterError(
-                "generator with exact marginalization", "none: nothing is sampled", "Leave generator out, or sample"
-            )
-        probs = get(self.mapping)(scores, **self.params)
-        if table_fn is not None:
-            loss, rows = self._table(probs, table_fn)
-        else:
-            loss, rows = self._packed(probs, loss_fn, max_rows)
-        # Packing sees only p > 0, and NaN > 0 is false: a bad row must stay visible.
-        loss = torch.where(probs.detach().isnan().any(-1), torch.nan, loss)
-        return Estimate(loss, loss, probs, rows)
 
-    def _packed(self, probs: Tensor, loss_fn: LossFunction | None, max_rows: int | None) -> tuple[Tensor, int]:
-        if loss_fn is None:
-            raise ParameterError("Neither loss_fn nor table_fn", "a loss_fn(index, z)", "Pass one")
-        index, z = support_pairs(probs)
-        if index.shape[0] == 0:
-            return probs.sum(-1) * 0, 0
-        losses = evaluate(loss_fn, index, z, max_rows)
-        weights = probs[index, z]
-        common = torch.promote_types(losses.dtype, weights.dtype)
-        return scatter(weights.to(common) * losses.to(common), index, probs.shape[0]), index.shape[0]
+class Sampling(nn.Module, Estimator):
+    """Estimators that draw from softmax(scores), or from independent bits with probabilities sigmoid(scores)."""
 
-    def _table(self, probs: Tensor, table_fn: TableFunction) -> tuple[Tensor, int]:
-        if get(self.mapping).name != "softmax":
-            raise ParameterError(
-                f"table_fn with the estimator {get(self.mapping).name!r}",
-                "the dense estimator 'softmax': a table evaluates every value",
-                "Pass loss_fn, which is called on the support only",
-            )
-        table = table_fn()
-        if table.shape != probs.shape:
-            raise ShapeError(
-                f"table_fn returned shape {tuple(table.shape)}",
-                f"{tuple(probs.shape)}, one loss per value",
-                "Reshape it",
-            )
-        return (probs * torch.where((probs == 0) & ~table.isfinite(), 0.0, table)).sum(-1), table.numel()
+    def __init__(self, latent: Kind = "categories") -> None:
+        super().__init__()
+        check_kind(latent)
+        self.latent: Kind = latent
+
+    def begin(self, scores: Tensor, problem: Problem) -> tuple[Categories | Bits, Tensor, Categories | Bits]:
+        """The distribution, which examples can be drawn from, and the distribution of these."""
+        problem.refuse_table(type(self).__name__)
+        latent = latent_of(self.latent, scores)
+        index = latent.usable.nonzero()[:, 0]
+        return latent, index, latent if len(index) == len(scores) else latent.rows(index)
+
+    def learns(self, problem: Problem) -> bool:
+        """Whether this call is a step of training."""
+        return self.training and problem.observed and torch.is_grad_enabled()
+
+    def extra_repr(self) -> str:
+        return f"latent={self.latent!r}"

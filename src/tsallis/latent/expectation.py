@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Num
 from torch import Tensor
 
-from ..core.errors import ParameterError, ShapeError
-from ..core.numerics import safe_log
-from .estimators import Estimator, Marginal, TableFunction
+from ..core.errors import ParameterError
+from ..core.inputs import check_tensor, is_integer
+from .diagnostics import gradient_variance
+from .estimators import Estimator, Problem, TableFunction
+from .marginal import Marginal
 from .packing import LossFunction
 
 
@@ -19,26 +21,40 @@ class Expectation:
     """The result of `expectation`.
 
     Attributes:
-        objective: batch mean of the surrogate minus entropy_weight times the entropy; call backward on it.
-        loss: expected loss of each example, (B,).
-        probs: the distribution in use, (B, K).
-        entropy: its Shannon entropy in nats, (B,).
+        objective: batch mean of the surrogate; call backward on it.
+        surrogate: (B,) loss minus entropy_weight times entropy, with the estimate's gradient. A loss_fn may return it:
+            so one latent variable hangs on another.
+        loss: expected loss of each example, or its estimate, (B,).
+        probs: the distribution in use: (B, K) of categories; (B, S) of bit vectors, `vertices`, as far as `mask` goes;
+            (B, D) of independent bits.
+        entropy: its Shannon entropy in nats, (B,). That of structures depends on which were chosen.
         marginal_entropy: sum of the entropies of single bits, for bit vectors; None for categories.
-        support_size: number of values with probability, (B,).
+        support_size: number of values with probability, (B,); float64 for independent bits, which have up to 2^D.
         rows: how many rows the loss function really saw.
+        calls: how often it was called.
+        mask: (B, S) which structures there are, or None.
+        vertices: (B, S, d) structures, or None.
+        exact: (B,) whether nothing with probability was left out, of estimators that may do so; else None.
+        gradient_variance: (B,) of one draw of the gradient in scores, if asked for.
     """
 
     objective: Tensor
+    surrogate: Tensor
     loss: Tensor
     probs: Tensor
     entropy: Tensor
     marginal_entropy: Tensor | None
     support_size: Tensor
     rows: int
+    calls: int
+    mask: Tensor | None = None
+    vertices: Tensor | None = None
+    exact: Tensor | None = None
+    gradient_variance: Tensor | None = None
 
 
 def expectation(
-    scores: Num[Tensor, "batch values"],
+    scores: Num[Tensor, ...],
     loss_fn: LossFunction | None,
     estimator: str | Estimator = "sparsemax",
     *,
@@ -46,25 +62,30 @@ def expectation(
     max_rows: int | None = None,
     table_fn: TableFunction | None = None,
     generator: torch.Generator | None = None,
+    diagnostics: int = 0,
 ) -> Expectation:
-    r"""The expected loss under a categorical latent variable, and its gradient, at the price of the support.
+    r"""The expected loss under a discrete latent variable, and its gradient, at the price of the support.
 
     $$L_b = \sum_z p_z(s_b)\, \ell(b, z), \qquad \text{objective} = \tfrac1B \sum_b L_b - w\, H(p(s_b))$$
 
     With a sparse mapping most $p_z$ are exactly zero: the sum is exact, differentiable and needs no sampling, yet the
-    loss is evaluated at a few values only.
+    loss is evaluated at a few values only. Estimators that sample are called in the same way.
 
     Args:
-        scores: (B, K).
-        loss_fn: called with ``index`` (R,) long, ascending, positions in the batch, and ``z`` (R,) long, the values; it
-            returns R losses. Called once, on all pairs with probability.
+        scores: (B, K); (B, D) for bits, or of a factor's natural shape for structures.
+        loss_fn: called with ``index`` (R,) long, ascending, positions in the batch, and ``z``, the values: (R,) long
+            for categories, (R, D) floating for bits and structures, 0 or 1. Estimators that relax pass floating (R, K)
+            for categories, and between 0 and 1 for bits. It returns R losses. Called once, on all pairs with
+            probability.
         estimator: name of a mapping onto the simplex (``"softmax"`` is dense), or an `Estimator` such as
-            ``Marginal("entmax", {"alpha": alpha})``.
-        entropy_weight: w; the entropy is Shannon's, in nats.
+            ``Marginal("entmax", {"alpha": alpha})`` or ``ScoreFunction("running")``.
+        entropy_weight: w; the entropy is Shannon's, in nats, and never sampled.
         max_rows: at most so many rows per call of loss_fn; it is then called ceil(R/max_rows) times under activation
             checkpointing, and peak memory is that of one call.
         table_fn: for ``"softmax"`` only, instead of loss_fn: returns all losses (B, K) at once; counts as B K rows.
         generator: for sampling estimators; exact ones refuse it.
+        diagnostics: from so many repetitions, two at least, the variance of the gradient in scores is measured, which
+            costs as many evaluations and backward passes; random states and estimators stay as without.
 
     Returns:
         `Expectation`. The mean over an empty batch is NaN. A row of scores with NaN gives a NaN loss; a fully masked
@@ -93,23 +114,39 @@ def expectation(
     References:
         correia2020efficient
     """
-    if scores.dim() != 2:
-        raise ShapeError(f"Scores of shape {tuple(scores.shape)}", "(B, K)", "Flatten the batch dimensions")
+    check_tensor(scores, "scores")
     if max_rows is not None and max_rows < 1:
         raise ParameterError(f"max_rows={max_rows}", "at least 1, or None", "Choose how many rows fit into memory")
     if loss_fn is not None and table_fn is not None:
         raise ParameterError("Both loss_fn and table_fn", "one of them", "Pass loss_fn=None beside table_fn")
+    if loss_fn is None and table_fn is None:
+        raise ParameterError("Neither loss_fn nor table_fn", "a loss_fn(index, z)", "Pass one")
     if max_rows is not None and table_fn is not None:
         raise ParameterError("max_rows with table_fn", "loss_fn: a table is one call", "Leave max_rows out")
+    if not is_integer(diagnostics) or diagnostics < 0 or diagnostics == 1:
+        raise ParameterError(f"diagnostics={diagnostics!r}", "0, or 2 and more repetitions", "Choose one")
     method = Marginal(estimator) if isinstance(estimator, str) else estimator
-    estimate = method(scores, loss_fn, max_rows=max_rows, table_fn=table_fn, generator=generator)
-    entropy = -(estimate.probs * safe_log(estimate.probs)).sum(-1)
+    problem = Problem(loss_fn, max_rows, table_fn, generator)
+    variance = gradient_variance(method, scores, replace(problem), diagnostics) if diagnostics else None
+    estimate = method.estimate(scores, problem)
+    latent = estimate.latent
+    # Packing sees only p > 0, and NaN > 0 is false: a bad row must stay visible.
+    bad = latent.probs.detach().isnan().any(-1)
+    loss, surrogate = (torch.where(bad, torch.nan, t) for t in (estimate.loss, estimate.surrogate))
+    entropy = latent.entropy()
+    surrogate = surrogate - entropy_weight * entropy
     return Expectation(
-        objective=(estimate.surrogate - entropy_weight * entropy).mean(),
-        loss=estimate.loss,
-        probs=estimate.probs,
+        objective=surrogate.mean(),
+        surrogate=surrogate,
+        loss=loss,
+        probs=latent.probs,
         entropy=entropy,
-        marginal_entropy=None,
-        support_size=(estimate.probs > 0).sum(-1),
-        rows=estimate.rows,
+        marginal_entropy=latent.marginal_entropy(),
+        support_size=latent.support_size(),
+        rows=problem.rows,
+        calls=problem.calls,
+        mask=latent.mask,
+        vertices=latent.vertices,
+        exact=estimate.exact,
+        gradient_variance=variance,
     )

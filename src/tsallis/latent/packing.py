@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 from torch.utils.checkpoint import checkpoint
 
-from ..core.errors import ShapeError, TsallisError
+from ..core.errors import NumericalError, ShapeError, TsallisError
+from ..core.guard import debugging
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
 
@@ -43,6 +44,22 @@ def _checked(loss: object, rows: int) -> Tensor:
     return loss
 
 
+def name_bad_rows(losses: Tensor, index: Tensor, z: Tensor) -> None:
+    """Under `debug_checks`, raise for losses that are NaN, with the first pairs that they came from."""
+    if not debugging(losses) or not bool((bad := losses.detach().isnan()).any()):
+        return
+    pairs = list(zip(index[bad][:_SHOWN].tolist(), z[bad][:_SHOWN].tolist(), strict=True))
+    raise NumericalError(
+        f"loss_fn returned NaN in {int(bad.sum())} of {len(losses)} rows, the first of (example, z): "
+        + ", ".join(map(str, pairs)),
+        "losses that are numbers",
+        "Look at loss_fn for these examples and values",
+    )
+
+
+_SHOWN = 5
+
+
 def support_pairs(p: Tensor) -> tuple[Tensor, Tensor]:
     """(index, z) of the entries p > 0, in ascending order of the example. Waits for the device once: R is a value."""
     index, z = (p.detach() > 0).nonzero(as_tuple=True)
@@ -52,3 +69,8 @@ def support_pairs(p: Tensor) -> tuple[Tensor, Tensor]:
 def scatter(weighted: Tensor, index: Tensor, batch: int) -> Tensor:
     """Sums of the rows of each example, (B,); an example without rows gets 0."""
     return weighted.new_zeros(batch).index_add(0, index, weighted)
+
+
+def across_processes() -> bool:
+    """Whether this is one of several processes that train one model."""
+    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1

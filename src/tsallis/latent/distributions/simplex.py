@@ -190,7 +190,7 @@ class KDHardConcrete(SparsemaxOf):
         tensor([0.3723, 0.0743])
 
     References:
-        farinhas2022sparse, louizos2018learning
+        farinhas2022sparse, maddison2017concrete
     """
 
     arg_constraints = {"scores": constraints.real_vector, "temperature": constraints.positive}

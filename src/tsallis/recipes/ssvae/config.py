@@ -5,15 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from ...core import registry
-from ...core.domains import Simplex
 from .._shared.config import RunConfig
-
-
-def _estimators() -> list[str]:
-    """Mappings onto the simplex that need nothing but scores."""
-    known = [registry.get(name) for name in registry.names()]
-    return [m.name for m in known if isinstance(m.domain, Simplex) and all(p.default is not None for p in m.params)]
+from .._shared.estimators import names
 
 
 @dataclass(frozen=True)
@@ -23,7 +16,10 @@ class Config(RunConfig):
     Attributes:
         dataset: digits (8x8, in scikit-learn) or mnist (28x28).
         labelled: share of the training images whose class is known.
-        estimator: mapping from class scores to the distribution that is summed over; softmax is dense.
+        estimator: of the expectation over classes: a mapping from class scores to the distribution that is summed over,
+            softmax being dense, or one that samples: sfe, sfe+, rloo, nvil, gumbel, st-gumbel, sum-and-sample.
+        gumbel_rate: at which the temperature of gumbel and st-gumbel falls, a step.
+        summed: how many classes sum-and-sample sums exactly.
         classifier: widths of the hidden layers of q(y|x).
         encoder: of q(h|x,y).
         decoder: of p(x|h,y).
@@ -41,6 +37,8 @@ class Config(RunConfig):
     dataset: Literal["digits", "mnist"] = "digits"
     labelled: float = 0.1
     estimator: str = "sparsemax"
+    gumbel_rate: float = 1e-4
+    summed: int = 1
     classifier: tuple[int, ...] = (256, 256, 256)
     encoder: tuple[int, ...] = (128, 128)
     decoder: tuple[int, ...] = (128, 128)
@@ -56,11 +54,12 @@ class Config(RunConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._require("estimator", self.estimator in _estimators(), f"one of: {', '.join(_estimators())}")
+        known = [name for name in names("categories") if name != "sparsemixer"]  # whose expectation is another one
+        self._require("estimator", self.estimator in known, f"one of: {', '.join(known)}")
         self._require("labelled", 0 < self.labelled < 1, "a number between 0 and 1")
-        for name in ("latent", "batch_size", "epochs"):
+        for name in ("latent", "batch_size", "epochs", "summed"):
             self._require(name, getattr(self, name) >= 1, "at least 1")
-        for name in ("warm_epochs", "warm_seed", "weight_decay"):
+        for name in ("warm_epochs", "warm_seed", "weight_decay", "gumbel_rate"):
             self._require(name, getattr(self, name) >= 0, "0 or more")
         for name in ("lr", "warm_lr"):
             self._require(name, getattr(self, name) > 0, "more than 0")

@@ -12,9 +12,12 @@ from torch.nn import functional as F
 
 import tsallis as ts
 
+from .._shared.estimators import Choice, Named, distribution
 from .._shared.training import log_means
 from .config import Config
 from .data import CLASSES
+
+SAMPLES = 16  # of h for each class, in the bound on the likelihood
 
 
 class SemiSupervisedVAE(nn.Module):
@@ -22,7 +25,7 @@ class SemiSupervisedVAE(nn.Module):
 
     def __init__(self, config: Config, pixels: int) -> None:
         super().__init__()
-        self.latent = config.latent
+        self.latent, self.pixels = config.latent, pixels
         self.classifier = _mlp(pixels, config.classifier, CLASSES)
         self.encoder = _mlp(pixels + CLASSES, config.encoder, 2 * config.latent)
         self.decoder = _mlp(config.latent + CLASSES, config.decoder, pixels)
@@ -34,13 +37,13 @@ class SemiSupervisedVAE(nn.Module):
 
     def encode(self, seen: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log standard deviation of q(h|x,y), each (rows, latent), from `seen` of each row's image."""
-        of_class = cast(nn.Linear, self.encoder[0]).weight[:, -CLASSES:].T
-        mean, log_std = self.encoder[1:](seen + of_class[y]).chunk(2, -1)
+        of_class = cast(nn.Linear, self.encoder[0]).weight[:, -CLASSES:]
+        mean, log_std = self.encoder[1:](seen + F.linear(_one_hot(y, seen), of_class)).chunk(2, -1)
         return mean, log_std
 
     def decode(self, h: Tensor, y: Tensor) -> Tensor:
         """Logits of the pixels, (rows, pixels)."""
-        return self.decoder(torch.cat([h, F.one_hot(y, CLASSES).to(h.dtype)], -1))
+        return self.decoder(torch.cat([h, _one_hot(y, h)], -1))
 
     def losses(self, x: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
         """The loss of (index, y), rows of images and classes: -log p(x|h,y) + KL(q(h|x,y), N(0,1)) for one h drawn from
@@ -56,6 +59,27 @@ class SemiSupervisedVAE(nn.Module):
 
         return loss
 
+    def log_likelihood(self, x: Tensor, samples: int) -> Tensor:
+        """A lower bound on log p(x), (B,), in nats: all classes summed, h drawn so often from q(h|x,y) for each. How
+        classes are inferred does not enter; many samples make it tight.
+        """
+        index, y = torch.arange(len(x)).repeat_interleave(CLASSES), torch.arange(CLASSES).repeat(len(x))
+        index, y = index.to(x.device), y.to(x.device)
+        mean, log_std = self.encode(self.seen(x)[index], y)
+        weights: list[Tensor] = []
+        for _ in range(samples):
+            noise = torch.randn_like(mean)
+            h = mean + log_std.exp() * noise
+            pixels = F.binary_cross_entropy_with_logits(self.decode(h, y), x[index], reduction="none").sum(-1)
+            weights.append((noise.square() / 2 + log_std - h.square() / 2).sum(-1) - pixels)
+        total = torch.stack(weights, -1).reshape(len(x), -1).logsumexp(-1)
+        return total - torch.tensor(float(CLASSES * samples)).log()
+
+
+def _one_hot(y: Tensor, like: Tensor) -> Tensor:
+    """Classes as unit vectors; relaxed ones are vectors already."""
+    return y if y.is_floating_point() else F.one_hot(y, CLASSES).to(like.dtype)
+
 
 class _Task(LightningModule):
     """Both trainings: the model, its optimiser and its evaluation."""
@@ -63,23 +87,27 @@ class _Task(LightningModule):
     def __init__(self, model: SemiSupervisedVAE, config: Config, lr: float) -> None:
         super().__init__()
         self.model, self.config, self.lr = model, config, lr
+        choice = Choice("categories", model.pixels, config.gumbel_rate, k=config.summed)
+        self.estimator = Named(config.estimator, choice)
+        self.mapping = distribution(config.estimator, "categories")
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.Adam(self.parameters(), lr=self.lr, weight_decay=self.config.weight_decay, fused=True)
 
     def supervised(self, x: Tensor, y: Tensor, scores: Tensor) -> Tensor:
         """Loss of labelled images, batch mean: the ELBO with the true class, and the classifier's own loss."""
-        own = ts.fenchel_young_loss(self.config.estimator, scores, y)
+        own = ts.fenchel_young_loss(self.mapping, scores, y)
         return self.model.losses(x)(torch.arange(len(y), device=y.device), y).mean() + own
 
-    def marginal(self, x: Tensor, scores: Tensor) -> ts.latent.Expectation:
-        """The expected loss of images whose class is summed out."""
-        return ts.latent.expectation(
+    def expected(self, x: Tensor, scores: Tensor, diagnostics: int = 0) -> ts.latent.Expectation:
+        """The expected loss of images whose class is summed out, or drawn."""
+        return self.estimator(
             scores,
             self.model.losses(x),
-            self.config.estimator,
+            x=x,
             entropy_weight=1.0,
             max_rows=self.config.max_rows,
+            diagnostics=diagnostics,
         )
 
 
@@ -109,18 +137,19 @@ class Training(_Task):
         n = len(batch[0])
         both = torch.bernoulli(torch.cat(batch[:2]))
         scores = self.model.classifier(both)
-        e = self.marginal(both[:n], scores[:n])
+        e = self.expected(both[:n], scores[:n])
         loss = self.supervised(both[n:], batch[2], scores[n:]) + self.ratio * e.objective
         return {"loss": loss, "metrics": {"loss": loss, "rows": e.rows / n}, "examples": n}
 
     def _evaluate(self, stage: str, batch: tuple[Tensor, Tensor]) -> None:
         x, y = batch
         scores = self.model.classifier(x)
-        e = self.marginal(x, scores)
+        e = self.expected(x, scores)
         # The prior is uniform: E[log p(y)] = -log 10.
         elbo = e.entropy - e.loss - torch.tensor(float(CLASSES)).log()
         correct = scores.argmax(-1) == y
-        log_means(self, stage, loss=e.loss, accuracy=correct, elbo=elbo, support=e.support_size)
+        bound = {"bound": self.model.log_likelihood(x, SAMPLES)} if stage == "test" else {}
+        log_means(self, stage, loss=e.loss, accuracy=correct, elbo=elbo, support=e.support_size, **bound)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         self._evaluate("val", batch)

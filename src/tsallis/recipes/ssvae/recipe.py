@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import torch
 
 from .._shared.config import experiment, plain
+from .._shared.estimators import distribution
 from .._shared.files import write_weights
 from .._shared.loading import Loader
 from .._shared.runs import Result, Run
@@ -24,7 +26,9 @@ __all__ = ["NOTE", "Config", "figures", "table", "train"]
 
 NOTE = (
     "Decoder rows: run per unlabelled example, mean over the main training (dense: one a class). Support: classes "
-    "with probability. ELBO: nats an image. Accuracy, support and ELBO on test images."
+    "with probability. ELBO: nats an image, with a sample of the class where the training samples it. log p(x): a "
+    "bound by importance sampling, all classes summed: the same for all methods. Accuracy, support, ELBO and bound on "
+    "test images. Gradient variance: of one draw of the gradient in class scores, an image, noise of h included."
 )
 
 
@@ -34,6 +38,8 @@ def train(config: Config, folder: Path) -> Result:
     seed_all(config.warm_seed, "weights")
     model = SemiSupervisedVAE(config, data.test.x.shape[1])
     seconds = _warm_start(config, data, model, folder.parent) if config.warm_epochs else 0.0
+    # What an estimator learns does not depend on whether the warm start was trained here or found.
+    seed_all(config.seed, "estimator")
     task = Training(model, config, ratio=len(data.unlabelled) / len(data.labelled))
     fitted = fit(
         config, task,
@@ -43,6 +49,7 @@ def train(config: Config, folder: Path) -> Result:
     )  # fmt: skip
     measured = evaluate(config, task, _all(data.test), folder.name)
     _samples(model, data, folder)
+    variance = _gradient_variance(task, data, config)
     rows = [epoch["train/rows"] for epoch in fitted.history]
     return Result(
         metric="accuracy",
@@ -51,6 +58,8 @@ def train(config: Config, folder: Path) -> Result:
         split=data.hash,
         metrics={
             "elbo": measured["test/elbo"],
+            "bound": measured["test/bound"],
+            "gradient_variance": variance,
             "support": measured["test/support"],
             "rows": sum(rows) / len(rows),
             "best_epoch": fitted.best_epoch,
@@ -60,20 +69,34 @@ def train(config: Config, folder: Path) -> Result:
 
 
 def _warm_start(config: Config, data: Split, model: SemiSupervisedVAE, folder: Path) -> float:
-    """Does not depend on the seed of the run, as published: seeds of a method share it, in a folder beside theirs."""
-    own = {"epochs", "lr", "max_rows"}  # of the main training
-    shared = {key: value for key, value in experiment(plain(config)).items() if key not in own}
-    place = folder / f"warm-{config.estimator}-{hashlib.sha256(repr(sorted(shared.items())).encode()).hexdigest()[:12]}"
+    """Depends neither on the seed of the run nor on how it samples, as published: all that train the classifier by one
+    loss share it, in a folder beside theirs.
+    """
+    own = {"epochs", "lr", "max_rows", "gumbel_rate", "summed"}  # of the main training
+    mapping = distribution(config.estimator, "categories")
+    warm = replace(config, seed=config.warm_seed, estimator=mapping)
+    shared = {key: value for key, value in experiment(plain(warm)).items() if key not in own}
+    place = folder / f"warm-{mapping}-{hashlib.sha256(repr(sorted(shared.items())).encode()).hexdigest()[:12]}"
     train = Loader(data.known, len(data.unlabelled), config.batch_size, config.warm_seed)
     return fit(
-        replace(config, seed=config.warm_seed), WarmStart(model, config, config.warm_lr),
+        warm, WarmStart(model, warm, config.warm_lr),
         train, _all(data.validation), place,
-        epochs=config.warm_epochs, monitor="val/loss", label=f"warm start, {config.estimator}",
+        epochs=config.warm_epochs, monitor="val/loss", label=f"warm start, {mapping}",
     ).seconds  # fmt: skip
 
 
 def _all(images: Images) -> Loader:
     return Loader(images.pair, len(images), 1000)
+
+
+def _gradient_variance(task: Training, data: Split, config: Config) -> float:
+    """Of one draw of the gradient in class scores, as in training; mean over some validation images."""
+    task.train()
+    seed_all(config.seed, "variance")
+    x = data.validation.x[:200]
+    e = task.expected(x, task.model.classifier(x).detach(), diagnostics=50)
+    task.eval()
+    return float(cast(torch.Tensor, e.gradient_variance).mean())
 
 
 @torch.no_grad()
@@ -101,6 +124,8 @@ def table(runs: list[Run]) -> list[Row]:
             "decoder rows": mean_and_deviation([run.metrics["rows"] for run in group], 2),
             "support": mean_and_deviation([run.metrics["support"] for run in group], 2),
             "ELBO": mean_and_deviation([run.metrics["elbo"] for run in group], 2),
+            "log p(x)": mean_and_deviation([run.metrics["bound"] for run in group], 2),
+            "gradient variance": mean_and_deviation([run.metrics["gradient_variance"] for run in group], 1),
             "seconds": mean_and_deviation([run.seconds for run in group], 0),
             **({"published (support)": group[0].result["published"].get("text", "-")} if _any_published(runs) else {}),
         }

@@ -1,0 +1,202 @@
+"""Estimators by the score function: the loss of samples times the gradient of their log-probability."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, distributed, nn
+
+from ..core.errors import ParameterError, ShapeError
+from ..core.inputs import is_integer
+from .estimators import Estimate, Estimator, Problem, Sampling
+from .latents import Kind
+from .packing import across_processes
+
+Baseline = Literal["none", "running", "sample", "leave-one-out"]
+
+
+class RunningMean(nn.Module):
+    """The mean of the batch means seen so far, the same in all processes that train together; losses that are not
+    finite do not count.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(()))
+        self.register_buffer("batches", torch.zeros((), dtype=torch.long))
+        self.mean: Tensor
+        self.batches: Tensor
+
+    @torch.no_grad()
+    def observe(self, losses: Tensor) -> None:
+        """Take in the losses of one more batch."""
+        finite = losses.isfinite()
+        total = torch.stack([torch.where(finite, losses, 0.0).sum(), finite.sum().to(losses.dtype)]).to(self.mean)
+        if across_processes():
+            distributed.all_reduce(total)
+        some = total[1] > 0
+        self.batches += some
+        self.mean += torch.where(some, total[0] / total[1].clamp_min(1) - self.mean, 0.0) / self.batches.clamp_min(1)
+
+
+class _ByScore(Sampling):
+    """What estimators by the score function have in common."""
+
+    samples: int
+    detach_baseline = True
+
+    def estimate(self, scores: Tensor, problem: Problem) -> Estimate:
+        return self._estimate(scores, problem, None)
+
+    def _estimate(self, scores: Tensor, problem: Problem, x: Tensor | None) -> Estimate:
+        latent, index, rows = self.begin(scores, problem)
+        draws = self.draws()
+        z = torch.stack([rows.sample(problem.generator) for _ in range(draws)], 1)
+        batch, flat = len(scores), z.flatten(0, 1)
+        if not len(index):
+            # Every parameter has a gradient in every process: others may wait for it.
+            idle = problem.idle(flat, rows.probs, batch) + 0 * sum(p.sum() for p in self.parameters())
+            self.observe(idle[:0].detach(), problem)
+            return Estimate(idle, idle, latent)
+        losses = problem.losses(index.repeat_interleave(draws), flat).reshape(len(index), draws)
+        used = losses[:, : self.samples]
+        baseline, learned = self.baseline(losses, None if x is None else x[index])
+        if self.detach_baseline:
+            baseline = baseline.detach()
+        log_prob = torch.stack([rows.log_prob(z[:, i]) for i in range(self.samples)], 1)
+        by_score = (used.detach() - baseline) * log_prob
+        surrogate = used + (by_score - by_score.detach()) + (learned - learned.detach())
+        self.observe(used.detach(), problem)
+        whole = [t.mean(1).new_zeros(batch).index_put((index,), t.mean(1)) for t in (surrogate, used)]
+        return Estimate(whole[0], whole[1], latent)
+
+    def draws(self) -> int:
+        """How many values are drawn for each example."""
+        return self.samples
+
+    def baseline(self, losses: Tensor, x: Tensor | None) -> tuple[Tensor, Tensor]:
+        """What is subtracted from losses (R, draws) before they meet the score, to broadcast to (R, samples); and the
+        loss from which the baseline itself learns.
+        """
+        raise NotImplementedError
+
+    def observe(self, losses: Tensor, problem: Problem) -> None:
+        """Learn from the losses of a step."""
+
+
+class ScoreFunction(_ByScore):
+    r"""The score function estimator, also called REINFORCE: for samples z of p
+
+    $$\nabla \approx (\ell(z) - b)\, \nabla \log p(z) + \nabla \ell(z),$$
+
+    unbiased for scores and for the parameters of the loss with every baseline b here.
+
+    Args:
+        baseline: ``"none"``; ``"running"``, the mean of the losses of earlier batches; ``"sample"``, the loss of
+            another sample, which costs a row more for each (SFE+); ``"leave-one-out"``, the mean loss of the other
+            samples.
+        samples: how many of each example; None is 2 for leave-one-out and 1 else.
+        latent: ``"categories"``, or independent ``"bits"`` with probabilities sigmoid(scores).
+        detach_baseline: False lets the gradient of the loss pass through the baseline "sample", as code that was
+            published with results does: the gradient of the loss's parameters is then too large by the factor
+            1 + H(p), on average. For comparisons only.
+
+    Raises:
+        ParameterError: a baseline that is not one of these, or fewer than two samples to leave one out of.
+
+    References:
+        correia2020efficient
+    """
+
+    def __init__(
+        self,
+        baseline: Baseline = "none",
+        samples: int | None = None,
+        latent: Kind = "categories",
+        *,
+        detach_baseline: bool = True,
+    ) -> None:
+        super().__init__(latent)
+        if baseline not in ("none", "running", "sample", "leave-one-out"):
+            raise ParameterError(
+                f"baseline={baseline!r}", '"none", "running", "sample" or "leave-one-out"', "Choose one"
+            )
+        least = 2 if baseline == "leave-one-out" else 1
+        samples = least if samples is None else samples
+        if not is_integer(samples) or samples < least:
+            raise ParameterError(f"samples={samples!r}", f"a whole number, {least} at least", "Draw more")
+        self.kind, self.samples, self.detach_baseline = baseline, int(samples), detach_baseline
+        self.running = RunningMean() if baseline == "running" else None
+
+    def draws(self) -> int:
+        return 2 * self.samples if self.kind == "sample" else self.samples
+
+    def baseline(self, losses: Tensor, x: Tensor | None) -> tuple[Tensor, Tensor]:
+        nothing = losses.new_zeros(())
+        if self.running is not None:
+            return self.running.mean.to(losses.dtype), nothing
+        if self.kind == "sample":
+            return losses[:, self.samples :], nothing
+        if self.kind == "leave-one-out":
+            return (losses.sum(1, keepdim=True) - losses) / (self.samples - 1), nothing
+        return nothing, nothing
+
+    def observe(self, losses: Tensor, problem: Problem) -> None:
+        if self.running is not None and self.learns(problem):
+            self.running.observe(losses)
+
+    def extra_repr(self) -> str:
+        return f"baseline={self.kind!r}, samples={self.samples}, {super().extra_repr()}"
+
+
+class NVIL(_ByScore):
+    r"""The score function estimator with a learned baseline b(x), a network that learns to predict the loss:
+
+    $$\nabla \approx (\ell(z) - b(x))\, \nabla \log p(z) + \nabla \ell(z) + \nabla (\ell(z) - b(x))^2$$
+
+    Its parameters are learned by the optimiser of all others; call `given` with x.
+
+    Args:
+        network: from examples (B, ...) to (B,) or (B, 1).
+        latent: as in `ScoreFunction`.
+
+    References:
+        mnih2014neural
+    """
+
+    samples = 1
+
+    def __init__(self, network: nn.Module, latent: Kind = "categories") -> None:
+        super().__init__(latent)
+        self.network = network
+
+    def given(self, x: Tensor) -> Estimator:
+        return _Given(self, x)
+
+    def baseline(self, losses: Tensor, x: Tensor | None) -> tuple[Tensor, Tensor]:
+        if x is None:
+            raise ParameterError("NVIL without examples", "what its network looks at", "Pass estimator.given(x)")
+        predicted = self.network(x)
+        if predicted.numel() != len(losses):
+            raise ShapeError(
+                f"The baseline's network returned shape {tuple(predicted.shape)}",
+                f"({len(losses)},) or ({len(losses)}, 1)",
+                "Correct it",
+            )
+        predicted = predicted.reshape(-1, 1).to(losses.dtype)
+        return predicted, (losses.detach() - predicted).square()
+
+
+@dataclass(frozen=True, eq=False)
+class _Given(Estimator):
+    """An NVIL estimator with its examples."""
+
+    method: NVIL
+    x: Tensor
+
+    def estimate(self, scores: Tensor, problem: Problem) -> Estimate:
+        if len(self.x) != len(scores):
+            raise ShapeError(f"{len(self.x)} examples for {len(scores)} rows of scores", "one each", "Pass both whole")
+        return self.method._estimate(scores, problem, self.x)
