@@ -13,8 +13,9 @@ from ...core.errors import ParameterError, ShapeError
 from ...core.inputs import check_scores, check_tensor
 from ...core.numerics import compute_dtype
 from ...structured import StructuredSolution, TopStructures
+from ..latents import bit_entropies, shannon
 from .base import SparseDistribution, alike, log_or_never, sparse_simplex
-from .categorical import divergence, draw, shannon
+from .categorical import divergence, draw
 
 _BITS = constraints.independent(constraints.boolean, 1)
 
@@ -149,7 +150,7 @@ class SparseBitVector(SparseDistribution):
     def marginal_entropy(self) -> Tensor:
         """The sum of the entropies of single bits: at least `entropy`, equal to it where bits are independent."""
         on = self.marginals.to(compute_dtype(self.weights))
-        return (shannon(on.unsqueeze(-1)) + shannon(1 - on.unsqueeze(-1))).sum(-1).to(self.dtype)
+        return bit_entropies(on).to(self.dtype)
 
     @property
     def mode(self) -> Tensor:

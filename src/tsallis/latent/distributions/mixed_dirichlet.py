@@ -12,8 +12,9 @@ from torch.distributions.kl import register_kl
 from ...core.errors import ParameterError, ShapeError
 from ...core.inputs import check_scores
 from ...core.numerics import compute_dtype
+from ..latents import shannon
 from .base import SparseDistribution, alike, log_or_never, sparse_simplex
-from .categorical import divergence, draw, shannon
+from .categorical import divergence, draw
 
 MOST = 12
 
