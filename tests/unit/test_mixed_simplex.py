@@ -294,6 +294,39 @@ def test_shapes_and_expansion():
         ts.latent.GaussianSparsemax(torch.randn(4, 2), torch.tensor([0.5, 0.0]))
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision(dtype):
+    loc = torch.randn(3).to(dtype)
+    for d in (
+        ts.latent.GaussianSparsemax(loc, 0.5),
+        ts.latent.GaussianSparsemax(loc[:2], 0.5),
+        ts.latent.KDHardConcrete(loc[:2], 0.5),
+        ts.latent.MixedDirichlet(loc.abs() + 0.1, loc),
+        ts.latent.HardKuma(loc.abs() + 0.1, 1.0),
+    ):
+        y = d.sample((300,))
+        assert y.dtype == d.log_prob(y).dtype == dtype
+        assert d.log_prob(y).isfinite().all()
+        # No more is lost than by rounding the result: formulas are evaluated in double precision.
+        if not isinstance(d, ts.latent.MixedDirichlet):
+            wide = type(d)(*(getattr(d, name).double() for name in d.tensors), validate_args=False)
+            rounding = torch.finfo(dtype).eps
+            assert torch.allclose(d.log_prob(y).double(), wide.log_prob(y.double()), rtol=rounding, atol=rounding)
+
+
+def test_empty_batches():
+    for d in (
+        ts.latent.HardKuma(torch.ones(0), 1.0),
+        ts.latent.GaussianSparsemax(torch.zeros(0, 3), 1.0),
+        ts.latent.GaussianSparsemax(torch.zeros(0, 2), 1.0),
+        ts.latent.MixedDirichlet(torch.ones(0, 3), torch.zeros(0, 3)),
+        ts.latent.SparseBitVector(torch.zeros(0, 2, 3), torch.ones(0, 2)),
+    ):
+        y = d.sample((2,))
+        assert y.shape == (2, 0, *d.event_shape)
+        assert d.log_prob(y).shape == (2, 0)
+
+
 # --- mixed Dirichlet --------------------------------------------------------------------------------------------------
 
 ALPHA = torch.tensor([0.7, 1.5, 3.0], dtype=D)

@@ -35,6 +35,23 @@ class _SparseSimplex(constraints.Constraint):
         return (value >= 0).all(-1) & ((total - 1).abs() <= tolerance)
 
 
+class All(constraints.Constraint):
+    """All entries of an event. torch's ``independent`` raises for an empty batch (2.13)."""
+
+    def __init__(self, base: constraints.Constraint, event_dim: int = 1) -> None:
+        self.base, self.event_dim, self.is_discrete = base, event_dim, base.is_discrete  # pyright: ignore
+        super().__init__()
+
+    def check(self, value: Tensor) -> Tensor:
+        good = self.base.check(value)
+        for _ in range(self.event_dim):
+            good = good.all(-1)
+        return good
+
+    def __repr__(self) -> str:
+        return f"All({self.base!r}, {self.event_dim})"
+
+
 sparse_simplex = _SparseSimplex()
 
 

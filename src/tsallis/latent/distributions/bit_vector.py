@@ -14,10 +14,10 @@ from ...core.inputs import check_scores, check_tensor
 from ...core.numerics import compute_dtype
 from ...structured import StructuredSolution, TopStructures
 from ..latents import bit_entropies, shannon
-from .base import SparseDistribution, alike, log_or_never, sparse_simplex
+from .base import All, SparseDistribution, alike, log_or_never, sparse_simplex
 from .categorical import divergence, draw
 
-_BITS = constraints.independent(constraints.boolean, 1)
+_BITS = All(constraints.boolean)
 
 
 class _PossibleBits(constraints.Constraint):
@@ -66,7 +66,7 @@ class SparseBitVector(SparseDistribution):
         niculae2018sparsemap, correia2020efficient
     """
 
-    arg_constraints = {"vertices": constraints.independent(constraints.boolean, 2), "weights": sparse_simplex}
+    arg_constraints = {"vertices": All(constraints.boolean, 2), "weights": sparse_simplex}
     tensors = {"vertices": 2, "weights": 1}
     values = "vectors of 0 and 1"
     has_enumerate_support = True

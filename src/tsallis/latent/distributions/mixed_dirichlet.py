@@ -13,7 +13,7 @@ from ...core.errors import ParameterError, ShapeError
 from ...core.inputs import check_scores
 from ...core.numerics import compute_dtype
 from ..latents import shannon
-from .base import SparseDistribution, alike, log_or_never, sparse_simplex
+from .base import All, SparseDistribution, alike, log_or_never, sparse_simplex
 from .categorical import divergence, draw
 
 MOST = 12
@@ -58,7 +58,7 @@ class MixedDirichlet(SparseDistribution):
     """
 
     arg_constraints = {
-        "concentration": constraints.independent(constraints.positive, 1),
+        "concentration": All(constraints.positive),
         "face_probs": sparse_simplex,
     }
     tensors = {"concentration": 1, "log_faces": 1}

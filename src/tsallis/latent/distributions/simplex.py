@@ -14,7 +14,7 @@ from ...core.errors import ParameterError, ShapeError
 from ...core.inputs import is_number
 from ...core.registry import get
 from . import normal
-from .base import FormulaError, SparseDistribution, alike, sparse_simplex, together
+from .base import All, FormulaError, SparseDistribution, alike, sparse_simplex, together
 from .bits import GaussianSparsemaxBit, HardConcrete
 from .quadrature import log_integral
 from .rectified import Rectified
@@ -115,7 +115,7 @@ class GaussianSparsemax(SparsemaxOf):
         farinhas2022sparse
     """
 
-    arg_constraints = {"loc": constraints.real_vector, "scale": constraints.independent(constraints.positive, 1)}
+    arg_constraints = {"loc": All(constraints.real), "scale": All(constraints.positive)}
     tensors = {"loc": 1, "scale": 1}
 
     def __init__(self, loc: Tensor, scale: Tensor | float, validate_args: bool | None = None) -> None:
@@ -193,7 +193,7 @@ class KDHardConcrete(SparsemaxOf):
         farinhas2022sparse, maddison2017concrete
     """
 
-    arg_constraints = {"scores": constraints.real_vector, "temperature": constraints.positive}
+    arg_constraints = {"scores": All(constraints.real), "temperature": constraints.positive}
     tensors = {"scores": 1, "temperature": 0}
     constants = ("stretch",)
 
