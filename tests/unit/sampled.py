@@ -41,3 +41,8 @@ def slopes(f, *inputs: torch.Tensor, step: float = 1e-5) -> list[torch.Tensor]:
             flat[j] = (values[0] - values[1]) / (2 * step)
         found.append(flat.view_as(x))
     return found
+
+
+def face_counts(y: torch.Tensor) -> torch.Tensor:
+    """How many of points (N, 3) are on each of the seven faces of the simplex."""
+    return ((y > 0).long() @ torch.tensor([1, 2, 4]) - 1).bincount(minlength=7)
