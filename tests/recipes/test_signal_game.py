@@ -15,6 +15,7 @@ from torch import Tensor
 from tsallis.recipes._shared import plan
 from tsallis.recipes._shared.config import ConfigError, build
 from tsallis.recipes._shared.datasets import DataError, split_hash
+from tsallis.recipes._shared.estimators import names
 from tsallis.recipes._shared.files import read_table
 from tsallis.recipes.signal_game import recipe
 from tsallis.recipes.signal_game.config import Config
@@ -249,6 +250,20 @@ def test_the_learning_rate_rises() -> None:
                 moved.append(float((task.sender.mixture.detach() - before).abs().max()))
     assert rates == pytest.approx([0.01] * 6 + [0.0025, 0.005, 0.0075, 0.01, 0.01, 0.01])
     assert moved == pytest.approx([0.01, 0.0025], rel=1e-3)
+
+
+@pytest.mark.parametrize("reward", ["nll", "accuracy"])
+@pytest.mark.parametrize("estimator", names("categories"))
+def test_every_parameter_learns(estimator: str, reward: str) -> None:
+    """With each estimator and either reward: several processes wait for the gradient of all parameters."""
+    torch.manual_seed(11)
+    task = Training(replace(SMALL, estimator=estimator, reward=reward), 5)
+    task.training_step(_images().games(8, 4, torch.Generator()).batch(torch.arange(8)), 0)["loss"].backward()
+    for name, parameter in task.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all()
+    if estimator not in ("fusedmax", "oscarmax"):  # which fuse scores that are close: all guesses are as probable
+        assert task.receiver.symbols.weight.grad.abs().max() > 0  # pyright: ignore[reportOptionalMemberAccess]
 
 
 def test_measures() -> None:

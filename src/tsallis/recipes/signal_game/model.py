@@ -90,10 +90,13 @@ class Training(LightningModule):
         self.config = config
         self.sender, self.receiver = Sender(config, features), Receiver(config, features)
         # A learned baseline sees what the agent sees: the image, or the scores of all images.
-        self.estimator, self.guesses = (
-            Named(config.estimator, Choice("categories", width, config.gumbel_rate, config.summed))
-            for width in (features, config.images)
-        )
+        self.estimator = self._named(features)
+        if config.reward == "accuracy":
+            self.guesses = self._named(config.images)
+
+    def _named(self, inputs: int) -> Named:
+        choice = Choice("categories", inputs, self.config.gumbel_rate, self.config.summed)
+        return Named(self.config.estimator, choice)
 
     def configure_optimizers(self) -> Any:
         optimizer = torch.optim.Adam(self.parameters(), lr=self.config.lr, fused=True)
