@@ -28,8 +28,8 @@ __all__ = ["NOTE", "Config", "figures", "table", "train"]
 NOTE = (
     "Bits/dim: bound on -log2 p(x) per pixel by importance sampling, one estimator for all rows. Released: as the "
     "authors' code measures, otherwise for sparse rows than for the others. ELBO, rate, distortion: nats an image. "
-    "Support: mean (median). Decoder rows: per training image, mean over the training. Histogram floor: each pixel on "
-    "its own. All on test images."
+    "Support: mean (median). Histogram floor: each pixel on its own. All on test images, but decoder rows: mean per "
+    "training image, over the whole training."
 )
 # Images in a batch of an evaluation.
 TOGETHER = 32
