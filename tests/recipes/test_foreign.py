@@ -104,7 +104,7 @@ def test_what_is_harmless_and_not_expected(value: object, tmp_path: Path) -> Non
 
 
 def test_states_that_are_not_numpys(tmp_path: Path) -> None:
-    """An array of objects from bytes, which would be read as addresses; shapes that do not fit; bytes in other codes."""
+    """An array of objects from bytes, which would be read as addresses; shapes that do not fit; bytes in a code."""
     head = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\nI0\nVb\ntR"
     dtype = b"cnumpy\ndtype\n(V%b\nI0\nI1\ntR"
     array = head + b"(I1\n(I%d\nt" + dtype + b"I00\n%btb."
@@ -135,7 +135,7 @@ def test_hdf5_without_its_reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     from tsallis.recipes._shared import foreign
 
     monkeypatch.setattr(foreign, "find_spec", lambda name: None)
-    with pytest.raises(DataError, match="not installed. Expected an HDF5 file with one array. .*pip install h5py"):
+    with pytest.raises(DataError, match=r"not installed\. Expected an HDF5 file with one array\. .*pip install h5py"):
         read_hdf5(tmp_path / "x.h5")
 
 
@@ -149,5 +149,5 @@ def test_hdf5(tmp_path: Path) -> None:
         file["dataset_2"] = features
     whole = (tmp_path / "x.h5").read_bytes()
     for content in (whole, whole[:100], b"", b"no hdf5"):
-        with pytest.raises(DataError, match="Expected an HDF5 file with one array. Get the file again"):
+        with pytest.raises(DataError, match=r"Expected an HDF5 file with one array\. Get the file again"):
             read_hdf5(_write(tmp_path / "y.h5", content))

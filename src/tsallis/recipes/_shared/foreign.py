@@ -38,7 +38,7 @@ def read_pickle(path: Path) -> Any:
         # latin1: as files of Python 2 have to be read.
         return _plain(_Unpickler(io.BytesIO(path.read_bytes()), encoding="latin1").load())
     # What a damaged file raises depends on where it is damaged.
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:
         reason = str(error) or type(error).__name__
         raise DataError(f"{path}: {reason}", expected, "Get the file again, from someone you trust") from error
 

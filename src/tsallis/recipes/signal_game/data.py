@@ -71,7 +71,9 @@ class Images:
         Concepts come in random order: that is the permutation the receiver sees.
         """
         if images > len(self.count):
-            raise ConfigError(f"images={images}", f"at most {len(self.count)}, the concepts of {self.where}", "Lower it")
+            raise ConfigError(
+                f"images={images}", f"at most {len(self.count)}, the concepts of {self.where}", "Lower it"
+            )
         concepts = torch.rand(n, len(self.count), generator=draws).topk(images).indices
         count = self.count[concepts]
         number = (torch.rand(n, images, generator=draws, dtype=torch.float64) * count).long()

@@ -32,7 +32,8 @@ class _Mixture(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        (grad,) = grads
         h, w, v = ctx.saved_tensors
         rows = _rows(w)
         d = grad.to(w.dtype).flatten()
@@ -82,7 +83,8 @@ class _RowProducts(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        (grad,) = grads
         x, place = ctx.saved_tensors
         dq = x.new_zeros(ctx.rows)
         for p, own, g in zip(place.split(ctx.counts), x, grad.split(ctx.counts), strict=True):
@@ -100,7 +102,8 @@ class _AllProducts(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        (grad,) = grads
         x, index, place = ctx.saved_tensors
         of_all = grad.new_zeros(ctx.rows[0], *x.shape[:2])
         # Adds: a pair may come twice.

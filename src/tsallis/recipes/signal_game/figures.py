@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import ScalarFormatter
 
 from .._shared.runs import Run
 from .._shared.tables import rows_of
@@ -22,7 +23,8 @@ def figures(runs: list[Run]) -> dict[str, tuple[Figure, str]]:
         ),
         "support": (
             _curves(runs, "val/support", "symbols with probability", log=True),
-            "Mean number of symbols with probability on validation games: what an exact sum has to evaluate.",
+            "Mean number of symbols with probability on validation games: what an exact sum has to evaluate. Methods "
+            "that draw from softmax give all of them some.",
         ),
         "cost": (
             _cost(runs),
@@ -34,8 +36,8 @@ def figures(runs: list[Run]) -> dict[str, tuple[Figure, str]]:
     if drawn := {row: values for row, values in variances.items() if max(values) > EXACT}:
         shown["variance"] = (
             _variance(drawn),
-            "Variance of one draw of the gradient in the sender's scores, a validation game, after the training. "
-            f"None: {', '.join(row for row in variances if row not in drawn) or 'no method'}.",
+            "Variance of one draw of the gradient in the sender's scores, a validation game, after the training; "
+            f"whiskers span the seeds. None: {', '.join(row for row in variances if row not in drawn) or 'no method'}.",
         )
     return shown
 
@@ -51,6 +53,7 @@ def _curves(runs: list[Run], name: str, label: str, *, scale: float = 1.0, log: 
         ax.fill_between(steps, values.min(0), values.max(0), color=line.get_color(), alpha=0.2, linewidth=0)
     if log:
         ax.set_yscale("log", base=2)
+        ax.yaxis.set_major_formatter(ScalarFormatter())
     ax.set_xlabel("steps")
     ax.set_ylabel(label)
     ax.grid(alpha=0.3)
@@ -68,7 +71,8 @@ def _cost(runs: list[Run]) -> Figure:
         spread = [[[m - v.min()], [v.max() - m]] for m, v in zip(means, both, strict=True)]
         ax.errorbar(*means, xerr=spread[0], yerr=spread[1], marker="o", capsize=2, linestyle="none", label=row)
     ax.set_xscale("log", base=2)
-    ax.set_ylim(bottom=0)
+    ax.xaxis.set_major_formatter(ScalarFormatter())
+    ax.set_ylim(0, 105)
     ax.set_xlabel("receiver's rows a game")
     ax.set_ylabel("success, %")
     ax.grid(alpha=0.3)
@@ -81,9 +85,9 @@ def _variance(values: dict[str, list[float]]) -> Figure:
     ax = figure.add_subplot()
     for height, own in enumerate(values.values()):
         mean = float(np.mean(own))
-        ax.barh(height, mean, xerr=[[mean - min(own)], [max(own) - mean]], height=0.6)
+        ax.errorbar(mean, height, xerr=[[mean - min(own)], [max(own) - mean]], marker="o", capsize=3)
     ax.set_yticks(range(len(values)), list(values))
-    ax.invert_yaxis()
+    ax.set_ylim(len(values) - 0.5, -0.5)
     ax.set_xscale("log")
     ax.set_xlabel("variance of the gradient in the sender's scores")
     ax.grid(alpha=0.3, axis="x")

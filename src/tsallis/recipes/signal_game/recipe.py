@@ -117,7 +117,7 @@ def table(runs: list[Run]) -> list[Row]:
             "decoder rows": of(group, "rows", 2),
             "calls": of(group, "calls", 0),
             "seconds": mean_and_deviation([run.seconds for run in group], 0),
-            **({"published (rows), other data": group[0].result["published"].get("text", "-")} if any_published else {}),
+            **({"published (rows)": group[0].result["published"].get("text", "-")} if any_published else {}),
         }
         for name, group in rows_of(runs)
     ]
