@@ -345,10 +345,10 @@ def test_smoke(smoke) -> None:
         else:
             assert "support" not in metrics
             assert metrics["rows"] == (2 if row == "SFE+" else 1)
-            assert metrics["gradient variance"] > 0
+            assert metrics["gradient_variance"] > 0
         assert found.split == results["SFE"].split
         assert metrics["histogram floor"] == results["SFE"].metrics["histogram floor"]
-    assert results["top-k sparsemax"].metrics["gradient variance"] == 0
+    assert results["top-k sparsemax"].metrics["gradient_variance"] == 0
     # More rows than fit at once: 32 images with supports of about 9.
     assert results["SparseMAP"].metrics["calls"] > 2
     assert {p.name for p in (folder / SMOKE[0].name).iterdir()} == {
@@ -362,7 +362,7 @@ def test_learning_beats_the_histogram(tmp_path: Path) -> None:
     found = recipe.train(config, tmp_path / "run")
     assert found.value < found.metrics["histogram floor"] - 0.05
     assert found.metrics["released"] == pytest.approx(found.value, abs=0.1)
-    assert "gradient variance" not in found.metrics
+    assert "gradient_variance" not in found.metrics
 
 
 def test_tables_and_figures(smoke) -> None:

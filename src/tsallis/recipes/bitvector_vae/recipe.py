@@ -57,7 +57,7 @@ def train(config: Config, folder: Path) -> Result:
     if not math.isnan(median := task.median_support()):
         measured["median support"] = median
     if config.variance_images:
-        measured["gradient variance"] = _variance(task, data, config)
+        measured["gradient_variance"] = _variance(task, data, config)
     floor, smoothing = histogram_floor(data)
     _samples(task, data, folder)
     ends = [0, *(int(row["step"]) for row in fitted.history)]
