@@ -62,8 +62,8 @@ def train_watched(recipe: ModuleType, members: Sequence[Member], folder: Path) -
 
 
 def train_interrupted(recipe: ModuleType, task: type, config: Any, folder: Path, at: int) -> tuple[Result, int]:
-    """The result of a training that stopped before its step number ``at`` and went on from its checkpoint; and how often
-    a step was begun.
+    """The result of a training that stopped before its step number ``at`` and went on from its checkpoint; how often a
+    step was begun.
     """
     step, begun = task.training_step, 0
 

@@ -29,7 +29,7 @@ def test_report(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
     out = capsys.readouterr().out
     assert "sparse" in out
     assert out.rstrip().endswith("index.html")
-    names = {"accuracy", "support", "rows", "reconstructions", "classes"}
+    names = {"accuracy", "support", "cost", "variance", "reconstructions", "classes"}
     assert {p.name for p in (tmp_path / "page").iterdir()} == {"index.html", *(f"{n}.png" for n in names)}
     assert all((tmp_path / "page" / f"{n}.png").read_bytes().startswith(b"\x89PNG") for n in names)
     page = _Page()

@@ -117,12 +117,12 @@ def _log_bits(mu: Tensor, z: Tensor) -> Tensor:
 @dataclass(frozen=True)
 class Findings:
     """Of each image, (B,): the bound on log p(x); the estimate of the released code; E_q[-log p(x|z)] from samples, of
-    independent bits; -log p(x|z) of the most probable z.
+    independent bits only; -log p(x|z) of the most probable z.
     """
 
     log_evidence: Tensor
     released: Tensor
-    sampled_distortion: Tensor
+    sampled_distortion: Tensor | None
     map_distortion: Tensor
 
 
@@ -148,7 +148,7 @@ def examine(model: Model, x: Tensor, q: Posterior, sampling: Sampling, generator
         inside = torch.where(q.p > 0, log_p(q.vertices) + prior, -torch.inf).logsumexp(-1)
         uniform = _bits(torch.full_like(q.marginals, 0.5, dtype=torch.float64), sampling.samples, generator)
         released = torch.logaddexp(inside, log_mean(log_p(uniform.to(q.marginals.dtype))))
-        distortion = torch.full_like(inside, torch.nan)
+        distortion = None
     at_best = -log_p(q.most_probable()[:, None])[:, 0]
     return Findings(log_evidence, released, distortion, at_best)
 

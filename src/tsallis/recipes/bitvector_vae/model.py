@@ -101,7 +101,7 @@ class Training(LightningModule):
         e = self.expected(x)
         found = examine(self.model, x, Posterior.of(e), self.sampling, generator("evaluation", batch_idx))
         # Of a sum over the support the expectation knows all, of samples only a few.
-        distortion = e.loss if e.vertices is not None else found.sampled_distortion
+        distortion = e.loss if found.sampled_distortion is None else found.sampled_distortion
         marginal = e.marginal_entropy
         assert marginal is not None
         dimensions = x.shape[1] * math.log(2)

@@ -28,8 +28,8 @@ __all__ = ["NOTE", "Config", "figures", "table", "train"]
 NOTE = (
     "Bits/dim: bound on -log2 p(x) per pixel by importance sampling, one estimator for all rows. Released: as the "
     "authors' code measures, otherwise for sparse rows than for the others. ELBO, rate, distortion: nats an image. "
-    "Support: mean (median). Decoder rows: per training image, mean over the training. Histogram floor: each pixel on "
-    "its own. All on test images."
+    "Support: mean (median). Histogram floor: each pixel on its own. All on test images, but decoder rows: mean per "
+    "training image, over the whole training."
 )
 # Images in a batch of an evaluation.
 TOGETHER = 32
@@ -57,7 +57,7 @@ def train(config: Config, folder: Path) -> Result:
     if not math.isnan(median := task.median_support()):
         measured["median support"] = median
     if config.variance_images:
-        measured["gradient variance"] = _variance(task, data, config)
+        measured["gradient_variance"] = _variance(task, data, config)
     floor, smoothing = histogram_floor(data)
     _samples(task, data, folder)
     ends = [0, *(int(row["step"]) for row in fitted.history)]

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from .._shared.files import read_weights
-from .._shared.plots import curves, mosaic
+from .._shared.plots import costs, curves, mosaic, variances
 from .._shared.runs import Run
 from .._shared.tables import rows_of
 from .data import CLASSES
@@ -24,10 +24,12 @@ def figures(runs: list[Run]) -> dict[str, tuple[Figure, str]]:
             curves(runs, "val/support", "classes with probability", _up_to_all),
             "Mean number of classes with probability on validation images: what an exact sum has to evaluate.",
         ),
-        "rows": (
-            _rows(runs),
-            "Decoder rows per unlabelled example, mean over the whole main training; a whisker spans the seeds.",
+        "cost": (
+            costs(runs, "accuracy", "test accuracy, %", "decoder rows per unlabelled example", scale=100),
+            "Test accuracy against decoder rows per unlabelled example, means over the whole main training; whiskers "
+            "span the seeds.",
         ),
+        **variances(runs, "a validation image's classes, with the noise of h in it"),
         "reconstructions": (
             _reconstructions(rows_of(runs)),
             "A test image of each class (upper rows) and its reconstruction with the most probable class (lower rows).",
@@ -42,22 +44,6 @@ def figures(runs: list[Run]) -> dict[str, tuple[Figure, str]]:
 def _up_to_all(ax: Axes) -> None:
     ax.set_ylim(0, CLASSES * 1.05)
     ax.axhline(CLASSES, color="grey", linestyle=":", linewidth=1)
-
-
-def _rows(runs: list[Run]) -> Figure:
-    groups = rows_of(runs)
-    figure = Figure(figsize=(5.6, 1.2 + 0.5 * len(groups)), layout="constrained")
-    ax = figure.add_subplot()
-    for height, (_, group) in enumerate(groups):
-        values = [run.metrics["rows"] for run in group]
-        mean = float(np.mean(values))
-        ax.barh(height, mean, xerr=[[mean - min(values)], [max(values) - mean]], height=0.6)
-        ax.text(mean, height, f"  {mean:.2f}", va="center")
-    ax.set_yticks(range(len(groups)), [name for name, _ in groups])
-    ax.invert_yaxis()
-    ax.set_xlim(0, CLASSES * 1.15)
-    ax.set_xlabel("decoder rows per unlabelled example")
-    return figure
 
 
 def _reconstructions(groups: list[tuple[str, list[Run]]]) -> Figure:
