@@ -1,120 +1,30 @@
-"""The signalling game: data, games, agents, and its smoke preset as a user runs it."""
+"""The signalling game: agents, and its smoke preset as a user runs it."""
 
 from __future__ import annotations
 
-import os
-import pickle
 from dataclasses import fields, replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from tsallis.recipes._shared import plan
 from tsallis.recipes._shared.config import ConfigError, build
-from tsallis.recipes._shared.datasets import DataError, split_hash
 from tsallis.recipes._shared.estimators import names
 from tsallis.recipes._shared.files import read_table
 from tsallis.recipes.signal_game import recipe
 from tsallis.recipes.signal_game.config import Config
-from tsallis.recipes.signal_game.data import VGG, Images, load
+from tsallis.recipes.signal_game.data import load
 from tsallis.recipes.signal_game.fast import mixture_of_sigmoids, row_products
 from tsallis.recipes.signal_game.figures import figures
 from tsallis.recipes.signal_game.model import Receiver, Training, nll, right
 
 from .conftest import finished_runs, train_interrupted, train_watched
+from .test_signal_game_data import some_images
 
 SMOKE = plan.make_plan(recipe, "signal_game", "smoke", {}).members
 SMALL = Config(images=4, symbols=6, embedding=5, hidden=7, temperature=1.0, batch_size=8)
-
-
-def _images(concepts: int = 20, each: int = 3, width: int = 5) -> Images:
-    draws = torch.Generator().manual_seed(0)
-    concept = torch.arange(concepts).repeat_interleave(each)[torch.randperm(concepts * each, generator=draws)]
-    features = torch.randn(len(concept), width, generator=draws)
-    features[:, 0] = concept + 100.0  # so that a feature tells its concept, whatever its length
-    features[:, 1] = 100.0
-    return Images(features, concept, "here")
-
-
-def _concept(x: Tensor) -> Tensor:
-    return (x[..., 0] / x[..., 1] * 100 - 100).round().long()
-
-
-def test_a_game() -> None:
-    images = _images()
-    n = 40_000
-    x, label = images.games(n, 16, torch.Generator().manual_seed(1)).batch(torch.arange(n))
-    assert x.shape == (n, 16, 5)
-    assert torch.allclose(x.norm(dim=-1), torch.ones(n, 16))
-    concept = _concept(x)
-    assert (concept.sort(-1).values.diff() > 0).all(), "a concept twice"
-    # Uniform: positions of the target, concepts at every position, pairs of neighbours, images of a concept.
-    for counts in (
-        label.bincount(minlength=16),
-        concept[:, 3].bincount(minlength=20),
-        concept.gather(1, label[:, None])[:, 0].bincount(minlength=20),
-        (20 * concept[:, 0] + concept[:, 1]).bincount(minlength=400)[torch.eye(20).flatten() == 0],
-        torch.cat([x[concept == 7][:, 2]]).unique(return_counts=True)[1],
-    ):
-        expected = counts.sum() / len(counts)
-        chi = ((counts - expected).square() / expected).sum()
-        assert abs(chi - (len(counts) - 1)) < 5 * (2 * len(counts)) ** 0.5
-    assert len(x[concept == 7][:, 2].unique()) == 3
-    with pytest.raises(ConfigError, match=r"images=21\. Expected at most 20, the concepts of here"):
-        images.games(3, 21, torch.Generator())
-
-
-def test_a_concept_of_one_image_and_one_of_many() -> None:
-    concept = torch.tensor([4, 9, 4, 4, 4])
-    images = Images(torch.eye(5), concept, "here")
-    games = images.games(4000, 2, torch.Generator().manual_seed(2))
-    x, _ = games.batch(torch.arange(4000))
-    seen = x.argmax(-1)
-    assert ((seen == 1).sum(-1) == 1).all()
-    assert (seen.flatten().bincount(minlength=5)[[0, 2, 3, 4]] - 1000).abs().max() < 150
-
-
-def test_the_games_of_an_evaluation_are_fixed() -> None:
-    config = Config(validation_games=70, test_games=130)
-    data = load(config)
-    for other in (replace(config, seed=5, batch_size=3, steps=100), replace(config, estimator="softmax", lr=0.1)):
-        again = load(other)
-        assert again.hash == data.hash
-        for one, two in ((data.validation, again.validation), (data.test, again.test)):
-            assert torch.equal(one.images, two.images)
-            assert torch.equal(one.label, two.label)
-    parts = (data.validation.images, data.validation.label, data.test.images, data.test.label)
-    assert data.hash == split_hash([part.numpy() for part in parts])
-    assert load(replace(config, images=15)).hash != data.hash
-    # Made train and test images are others, of the same concepts.
-    assert not torch.equal(data.train.features, data.test.features)
-    whole = data.test.batch(torch.arange(130))
-    for batch_size in (1, 64):
-        parts = list(recipe._all(data.test, replace(config, batch_size=batch_size)))
-        assert torch.equal(torch.cat([x for x, _ in parts]), whole[0])
-        assert torch.equal(torch.cat([label for _, label in parts]), whole[1])
-
-
-def test_games_to_train_with_are_new_in_every_step_and_the_same_after_a_restart() -> None:
-    images, config = _images(), replace(SMALL, epoch_steps=5, seed=3)
-
-    def epoch(number: int, skip: int = 0, seed: int = 3) -> list[tuple[Tensor, Tensor]]:
-        stream = recipe._stream(images, replace(config, seed=seed))
-        stream._order.set_epoch(number)
-        stream.load_state_dict({"done": skip})
-        return list(stream)
-
-    first, second = epoch(0), epoch(1)
-    assert [len(label) for _, label in first] == [8] * 5
-    rows = torch.cat([x.flatten(1) for x, _ in first + second])
-    assert len(rows.unique(dim=0)) == len(rows)
-    for (x, label), (y, other) in zip(epoch(1, skip=2), second[2:], strict=True):
-        assert torch.equal(x, y)
-        assert torch.equal(label, other)
-    assert not torch.equal(epoch(1, seed=4)[0][0], second[0][0])
 
 
 @pytest.mark.parametrize(("rows", "filters"), [((3, 4), 5), ((0,), 5), ((1,), 1), ((700,), 300)])
@@ -139,7 +49,7 @@ def test_the_mixture_of_sigmoids(rows: tuple[int, ...], filters: int) -> None:
 
 def test_the_operators_in_half_precision() -> None:
     torch.manual_seed(5)
-    task, batch = Training(SMALL, 5), _images().games(8, 4, torch.Generator()).batch(torch.arange(8))
+    task, batch = Training(SMALL, 5), some_images().games(8, 4, torch.Generator()).batch(torch.arange(8))
     with torch.autocast("cpu", torch.bfloat16):
         half = task.expected(batch, task.scores(batch), nll, 0.1).objective
     whole = task.expected(batch, task.scores(batch), nll, 0.1).objective
@@ -232,7 +142,7 @@ def test_the_objective_is_the_sum_over_all_symbols(estimator: str, table: bool) 
 
 def test_the_learning_rate_rises() -> None:
     """By which the first steps of Adam, each of about the learning rate, become smaller."""
-    images = _images()
+    images = some_images()
     rates, moved = [], []
     for warmup in (0, 4):
         torch.manual_seed(1)
@@ -258,7 +168,7 @@ def test_every_parameter_learns(estimator: str, reward: str) -> None:
     """With each estimator and either reward: several processes wait for the gradient of all parameters."""
     torch.manual_seed(11)
     task = Training(replace(SMALL, estimator=estimator, reward=reward), 5)
-    task.training_step(_images().games(8, 4, torch.Generator()).batch(torch.arange(8)), 0)["loss"].backward()
+    task.training_step(some_images().games(8, 4, torch.Generator()).batch(torch.arange(8)), 0)["loss"].backward()
     for name, parameter in task.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all()
@@ -391,74 +301,6 @@ def test_what_was_published_stands_as_it_was_printed() -> None:
     own = {"steps": 50_000, "batch_size": 64, "images": 16, "symbols": 256, "embedding": 256, "hidden": 512}
     own |= {"temperature": 10.0, "validation_games": 16 * 64, "test_games": 156 * 64, "gumbel_rate": 1e-5}
     assert own.items() <= {name: getattr(first["Gumbel"].config, name) for name in own}.items()
-
-
-@pytest.mark.data
-@pytest.mark.skipif("TSALLIS_DATA" not in os.environ, reason="TSALLIS_DATA is not set")
-def test_the_stand_in() -> None:
-    data = load(Config(dataset="lite0"))
-    assert data.train.features.shape == (10_000, 1280)
-    assert data.train.count.tolist() == [50] * 200
-    assert data.test.features.shape == (4000, 1280)
-    assert (len(data.validation), len(data.test)) == (1024, 9984)
-    assert torch.allclose(data.train.features.norm(dim=-1), torch.ones(10_000))
-
-
-def _npz(folder: Path, part: str, **arrays: np.ndarray) -> None:
-    (folder / "signal-game").mkdir(exist_ok=True, parents=True)
-    np.savez(folder / "signal-game" / f"{part}.npz", **arrays)
-
-
-def test_files_that_are_not_the_data(tmp_path: Path) -> None:
-    config = Config(dataset="lite0", data_dir=str(tmp_path), images=2, validation_games=5, test_games=5)
-    with pytest.raises(DataError, match="there is no folder"):
-        load(config)
-    features, concept = np.ones((3, 4), np.float16), np.array([0, 1, 1], np.int16)
-    _npz(tmp_path, "test", features=features, concept=concept)
-    with pytest.raises(DataError, match=r"has no file train\.npz"):
-        load(config)
-    for arrays in (
-        {"features": features},
-        {"features": features, "concept": concept[:2]},
-        {"features": features, "concept": concept.astype(float)},
-        {"features": features.astype(int), "concept": concept},
-        {"features": features * np.float16("nan"), "concept": concept},
-        {"features": features[:0], "concept": concept[:0]},
-        {"features": np.array([{}], object), "concept": concept},
-    ):
-        _npz(tmp_path, "train", **arrays)
-        with pytest.raises(DataError, match="Get the file again"):
-            load(config)
-    for content in (b"", b"PK\x03\x04 half a file"):
-        (tmp_path / "signal-game" / "train.npz").write_bytes(content)
-        with pytest.raises(DataError, match="Get the file again"):
-            load(config)
-    _npz(tmp_path, "train", features=features, concept=concept)
-    assert load(config).train.count.tolist() == [1, 2]
-    with pytest.raises(ConfigError, match=r"images=3. Expected at most 2, the concepts of .*train\.npz"):
-        load(replace(config, images=3))
-
-
-def test_the_published_format(tmp_path: Path) -> None:
-    h5py = pytest.importorskip("h5py", reason="h5py is not installed")
-    folder = tmp_path / VGG.folder
-    random = np.random.default_rng(0)
-    labels = np.array(["dog", "cat", "cat", "emu", "dog"])
-    for part in ("train", "test"):
-        (folder / part).mkdir(parents=True)
-        features = random.normal(size=(5, 7)).astype(np.float32)
-        with h5py.File(folder / part / "ours_images_single_sm0.h5", "w") as file:
-            file["dataset_1"] = features
-        (folder / part / "ours_images_single_sm0.objects").write_bytes(pickle.dumps(labels, 2))
-    config = Config(dataset="vgg", data_dir=str(tmp_path), images=3, validation_games=5, test_games=5)
-    data = load(config)
-    assert data.train.count.tolist() == [2, 2, 1]
-    wanted = features[[1, 2, 0, 4, 3]]
-    assert np.allclose(data.test.features, wanted / np.linalg.norm(wanted, axis=1, keepdims=True))
-    for wrong in ([1, 2, 3, 4, 5], labels[:4], np.arange(5), np.stack([labels, labels])):
-        (folder / "train" / "ours_images_single_sm0.objects").write_bytes(pickle.dumps(wrong))
-        with pytest.raises(DataError, match="Get the file again"):
-            load(config)
 
 
 def test_values_that_make_no_sense() -> None:
