@@ -11,6 +11,7 @@ from ..core.errors import ParameterError
 from ..core.inputs import is_integer, is_number
 from .estimators import Estimate, Problem, Sampling
 from .latents import Bits, Categories, Kind
+from .steps import sees
 
 
 class GumbelSoftmax(Sampling):
@@ -68,15 +69,17 @@ class GumbelSoftmax(Sampling):
         latent, index, rows = self.begin(scores, problem)
         z = self._values(rows, problem.generator)
         loss = problem.expected(index, z, z.new_ones(len(index)), len(scores))
-        if self.learns(problem):
-            self.steps += 1
+        self.learn(self._count, loss)
         return Estimate(loss, loss, latent)
+
+    def _count(self, losses: Tensor) -> None:
+        self.steps += 1
 
     def _values(self, rows: Categories | Bits, generator: torch.Generator | None) -> Tensor:
         if not self.training:
             mode = self.straight_through == "map"
             return rows.hard(rows.most_probable() if mode else rows.sample(generator))
-        relaxed = rows.relaxed(self.temperature.to(rows.probs.dtype), generator)
+        relaxed = rows.relaxed(sees(self, self.temperature).to(rows.probs.dtype), generator)
         if self.straight_through is False:
             return relaxed
         nearest = rows.most_probable() if self.straight_through == "map" else rows.nearest(relaxed.detach())

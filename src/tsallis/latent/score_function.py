@@ -13,6 +13,7 @@ from ..core.inputs import is_integer
 from .estimators import Estimate, Estimator, Problem, Sampling
 from .latents import Kind
 from .packing import across_processes
+from .steps import sees
 
 Baseline = Literal["none", "running", "sample", "leave-one-out"]
 
@@ -29,14 +30,19 @@ class RunningMean(nn.Module):
         self.mean: Tensor
         self.batches: Tensor
 
+    def value(self, like: Tensor) -> Tensor:
+        """The mean of earlier batches, of the dtype of losses."""
+        return sees(self, self.mean).to(like.dtype)
+
     @torch.no_grad()
     def observe(self, losses: Tensor) -> None:
         """Take in the losses of one more batch."""
         finite = losses.isfinite()
-        total = torch.stack([torch.where(finite, losses, 0.0).sum(), finite.sum().to(losses.dtype)]).to(self.mean)
+        total = torch.stack([torch.where(finite, losses, 0.0).sum(), finite.sum().to(losses)])
         if across_processes():
             distributed.all_reduce(total)
-        some = total[1] > 0
+        some = (total[1] > 0) & total[0].isfinite()
+        total = total.to(self.mean)
         self.batches += some
         self.mean += torch.where(some, total[0] / total[1].clamp_min(1) - self.mean, 0.0) / self.batches.clamp_min(1)
 
@@ -58,7 +64,7 @@ class _ByScore(Sampling):
         if not len(index):
             # Every parameter has a gradient in every process: others may wait for it.
             idle = problem.idle(flat, rows.probs, batch) + 0 * sum(p.sum() for p in self.parameters())
-            self.observe(idle[:0].detach(), problem)
+            self.observe(idle[:0])
             return Estimate(idle, idle, latent)
         losses = problem.losses(index.repeat_interleave(draws), flat).reshape(len(index), draws)
         used = losses[:, : self.samples]
@@ -68,7 +74,7 @@ class _ByScore(Sampling):
         log_prob = torch.stack([rows.log_prob(z[:, i]) for i in range(self.samples)], 1)
         by_score = (used.detach() - baseline) * log_prob
         surrogate = used + (by_score - by_score.detach()) + (learned - learned.detach())
-        self.observe(used.detach(), problem)
+        self.observe(used.flatten())
         whole = [t.mean(1).new_zeros(batch).index_put((index,), t.mean(1)) for t in (surrogate, used)]
         return Estimate(whole[0], whole[1], latent)
 
@@ -82,8 +88,8 @@ class _ByScore(Sampling):
         """
         raise NotImplementedError
 
-    def observe(self, losses: Tensor, problem: Problem) -> None:
-        """Learn from the losses of a step."""
+    def observe(self, losses: Tensor) -> None:
+        """Learn from the losses of a call, (rows,)."""
 
 
 class ScoreFunction(_ByScore):
@@ -136,16 +142,16 @@ class ScoreFunction(_ByScore):
     def baseline(self, losses: Tensor, x: Tensor | None) -> tuple[Tensor, Tensor]:
         nothing = losses.new_zeros(())
         if self.running is not None:
-            return self.running.mean.to(losses.dtype), nothing
+            return self.running.value(losses), nothing
         if self.kind == "sample":
             return losses[:, self.samples :], nothing
         if self.kind == "leave-one-out":
             return (losses.sum(1, keepdim=True) - losses) / (self.samples - 1), nothing
         return nothing, nothing
 
-    def observe(self, losses: Tensor, problem: Problem) -> None:
-        if self.running is not None and self.learns(problem):
-            self.running.observe(losses)
+    def observe(self, losses: Tensor) -> None:
+        if self.running is not None:
+            self.learn(self.running.observe, losses)
 
     def extra_repr(self) -> str:
         return f"baseline={self.kind!r}, samples={self.samples}, {super().extra_repr()}"
@@ -156,7 +162,7 @@ class NVIL(_ByScore):
 
     $$\nabla \approx (\ell(z) - b(x))\, \nabla \log p(z) + \nabla \ell(z) + \nabla (\ell(z) - b(x))^2$$
 
-    Its parameters are learned by the optimiser of all others; call `given` with x.
+    The network's parameters are learned by the optimiser of all others; x gets no gradient from it. Call `given` with x.
 
     Args:
         network: from examples (B, ...) to (B,) or (B, 1).
@@ -178,7 +184,8 @@ class NVIL(_ByScore):
     def baseline(self, losses: Tensor, x: Tensor | None) -> tuple[Tensor, Tensor]:
         if x is None:
             raise ParameterError("NVIL without examples", "what its network looks at", "Pass estimator.given(x)")
-        predicted = self.network(x)
+        # The baseline learns; what made x does not learn to be easy to predict from.
+        predicted = self.network(x.detach())
         if predicted.numel() != len(losses):
             raise ShapeError(
                 f"The baseline's network returned shape {tuple(predicted.shape)}",

@@ -55,15 +55,15 @@ class SumAndSample(Sampling):
             values = problem.losses(index[row], z[row, column])
             losses = values.new_zeros(seen.shape).index_put((row, column), values)
             loss = _spread((weights.detach() * losses).sum(1), index, len(scores))
-            b = self.running.mean.to(losses.dtype) if self.running is not None else 0.0
+            b = self.running.value(losses) if self.running is not None else 0.0
             log_prob = rows.log_prob(z[:, -1])
             # Where nothing is left there is no sample; its log-probability is not looked at.
             log_prob = torch.where(seen[:, -1], log_prob, 0.0)
             of_scores = (weights[:, :-1] * (losses[:, :-1].detach() - b)).sum(1)
             of_scores = of_scores + left[:, 0] * (losses[:, -1].detach() - b) * log_prob
             surrogate = loss + _spread(of_scores - of_scores.detach(), index, len(scores))
-        if self.running is not None and self.learns(problem):
-            self.running.observe(loss.detach()[index])
+        if self.running is not None:
+            self.learn(self.running.observe, loss[index])
         return Estimate(surrogate, loss, latent)
 
     def extra_repr(self) -> str:
