@@ -107,5 +107,5 @@ class Named(nn.Module):
         """`expectation` with this estimator, for the examples x."""
         method = self.method if x is None else self.method.given(x)
         if self._random:
-            options["generator"] = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
+            options["generator"] = torch.Generator(scores.device).manual_seed(int(torch.randint(2**62, ())))
         return expectation(scores, loss_fn, method, **options)
