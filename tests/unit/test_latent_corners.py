@@ -361,7 +361,7 @@ def test_what_an_nvil_network_sees_learns_nothing_from_it() -> None:
 
 def test_results_can_be_compared() -> None:
     e, other = (expectation(torch.zeros(2, 3), lambda i, z: z.float()) for _ in range(2))
-    assert e == e  # noqa: PLR0124
+    assert e == e
     assert e != other
 
 

@@ -90,8 +90,8 @@ def expectation(
             costs as many evaluations and backward passes; random states and estimators stay as without.
 
     Returns:
-        `Expectation`, in float32 at least. The mean over an empty batch is NaN. A row of scores with NaN gives a NaN loss; a fully masked
-        row (all -inf) gives 0.
+        `Expectation`, in float32 at least. The mean over an empty batch is NaN. A row of scores with NaN gives a NaN
+        loss; a fully masked row (all -inf) gives 0.
 
     Raises:
         ShapeError: scores that are not (B, K), or a loss of another shape than (R,).

@@ -20,7 +20,7 @@ def evaluate(loss_fn: LossFunction, index: Tensor, z: Tensor, max_rows: int | No
     """loss_fn(index, z) of shape (R,), in one call, or in chunks whose activations are recomputed in the backward pass.
 
     Chunks run under activation checkpointing, with the random state of their first run, so memory is that of one chunk
-    and the values and gradients are those of the chunks' own calls. Together they are one step of estimators in loss_fn.
+    and the values and gradients are those of the chunks' own calls. Estimators in loss_fn see one step.
     """
     rows = index.shape[0]
     if max_rows is None or rows <= max_rows:

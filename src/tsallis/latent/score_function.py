@@ -162,7 +162,8 @@ class NVIL(_ByScore):
 
     $$\nabla \approx (\ell(z) - b(x))\, \nabla \log p(z) + \nabla \ell(z) + \nabla (\ell(z) - b(x))^2$$
 
-    The network's parameters are learned by the optimiser of all others; x gets no gradient from it. Call `given` with x.
+    The network's parameters are learned by the optimiser of all others; x gets no gradient from it. Call `given`
+    with x.
 
     Args:
         network: from examples (B, ...) to (B,) or (B, 1).
