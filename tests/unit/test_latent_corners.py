@@ -370,6 +370,7 @@ def test_errors() -> None:
     scores = torch.zeros(2, N)
     for kind, match, call in [
         (ParameterError, "baseline='best'", lambda: ScoreFunction("best")),
+        (ParameterError, "detach_baseline=False", lambda: ScoreFunction("leave-one-out", detach_baseline=False)),
         (ParameterError, "samples=1", lambda: ScoreFunction("leave-one-out", 1)),
         (ParameterError, "samples=0", lambda: ScoreFunction(samples=0)),
         (ParameterError, "latent='trees'", lambda: ScoreFunction(latent="trees")),

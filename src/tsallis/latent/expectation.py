@@ -31,7 +31,8 @@ class Expectation:
             (B, D) of independent bits.
         entropy: its Shannon entropy in nats, (B,). That of structures depends on which were chosen.
         marginal_entropy: sum of the entropies of single bits, for bit vectors; None for categories.
-        support_size: number of values with probability, (B,); float64 for independent bits, which have up to 2^D.
+        support_size: number of values with probability, (B,); float64, where there is that, for independent bits, which
+            have up to 2^D.
         rows: how many rows the loss function really saw.
         calls: how often it was called.
         mask: (B, S) which structures there are, or None.

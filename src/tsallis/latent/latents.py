@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from ..core.errors import ParameterError, ShapeError
 from ..core.inputs import check_tensor
-from ..core.numerics import safe_log
+from ..core.numerics import compute_dtype, safe_log
 from ..core.registry import get
 
 Kind = Literal["categories", "bits"]
@@ -125,7 +125,7 @@ class Bits:
 
     def support_size(self) -> Tensor:
         p = self.probs.detach()
-        return 2.0 ** ((p > 0) & (p < 1)).sum(-1, dtype=torch.float64)
+        return 2.0 ** ((p > 0) & (p < 1)).sum(-1, dtype=compute_dtype(p))
 
     def rows(self, index: Tensor) -> Bits:
         return Bits(self.scores[index])

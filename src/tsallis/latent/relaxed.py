@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..core.errors import ParameterError
 from ..core.inputs import is_integer, is_number
+from ..core.numerics import compute_dtype
 from .estimators import Estimate, Problem, Sampling
 from .latents import Bits, Categories, Kind
 from .steps import sees
@@ -62,7 +63,7 @@ class GumbelSoftmax(Sampling):
     @property
     def temperature(self) -> Tensor:
         """tau of the next step, a scalar."""
-        seen = (self.steps // self.every * self.every).double()
+        seen = (self.steps // self.every * self.every).to(compute_dtype(self.steps))
         return (self.initial * (-self.rate * seen).exp()).clamp_min(min(self.floor, self.initial))
 
     def estimate(self, scores: Tensor, problem: Problem) -> Estimate:
@@ -80,7 +81,7 @@ class GumbelSoftmax(Sampling):
             mode = self.straight_through == "map"
             return rows.hard(rows.most_probable() if mode else rows.sample(generator))
         relaxed = rows.relaxed(sees(self, self.temperature).to(rows.probs.dtype), generator)
-        if self.straight_through is False:
+        if not self.straight_through:
             return relaxed
         nearest = rows.most_probable() if self.straight_through == "map" else rows.nearest(relaxed.detach())
         # The difference is exactly zero: the value stays 0 or 1.

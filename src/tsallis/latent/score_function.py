@@ -129,6 +129,10 @@ class ScoreFunction(_ByScore):
             raise ParameterError(
                 f"baseline={baseline!r}", '"none", "running", "sample" or "leave-one-out"', "Choose one"
             )
+        if not detach_baseline and baseline != "sample":
+            raise ParameterError(
+                f"detach_baseline=False with baseline={baseline!r}", 'the baseline "sample"', "Leave it out"
+            )
         least = 2 if baseline == "leave-one-out" else 1
         samples = least if samples is None else samples
         if not is_integer(samples) or samples < least:
