@@ -146,8 +146,9 @@ def expectation(
     estimate = method.estimate(scores, problem)
     latent = estimate.latent
     # Packing sees only p > 0, and NaN > 0 is false: a bad row must stay visible.
-    bad = latent.probs.detach().isnan().any(-1)
-    loss, surrogate = (torch.where(bad, torch.nan, t) for t in (estimate.loss, estimate.surrogate))
+    bad = latent.probs.detach().sum(-1).isnan()
+    loss = torch.where(bad, torch.nan, estimate.loss)
+    surrogate = loss if estimate.surrogate is estimate.loss else torch.where(bad, torch.nan, estimate.surrogate)
     entropy = latent.entropy()
     surrogate = surrogate - entropy_weight * entropy
     return Expectation(

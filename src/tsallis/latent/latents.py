@@ -115,7 +115,7 @@ class Bits:
     def __init__(self, scores: Tensor) -> None:
         self.scores = wide(scores)
         self.probs = self.scores.sigmoid()
-        self.usable = ~self.scores.detach().isnan().any(-1)
+        self.usable = ~self.probs.detach().sum(-1).isnan()
 
     def entropy(self) -> Tensor:
         return bit_entropies(self.probs, (-self.scores).sigmoid())

@@ -12,7 +12,7 @@ from ..core.errors import ParameterError, ShapeError
 from ..core.inputs import is_integer
 from .estimators import Estimate, Estimator, Problem, Sampling
 from .latents import Kind
-from .packing import across_processes
+from .packing import across_processes, scatter
 from .steps import sees
 
 Baseline = Literal["none", "running", "sample", "leave-one-out"]
@@ -75,8 +75,7 @@ class _ByScore(Sampling):
         by_score = (used.detach() - baseline) * log_prob
         surrogate = used + (by_score - by_score.detach()) + (learned - learned.detach())
         self.observe(used.flatten())
-        whole = [t.mean(1).new_zeros(batch).index_put((index,), t.mean(1)) for t in (surrogate, used)]
-        return Estimate(whole[0], whole[1], latent)
+        return Estimate(scatter(surrogate.mean(1), index, batch), scatter(used.mean(1), index, batch), latent)
 
     def draws(self) -> int:
         """How many values are drawn for each example."""
@@ -110,7 +109,8 @@ class ScoreFunction(_ByScore):
             1 + H(p), on average. For comparisons only.
 
     Raises:
-        ParameterError: a baseline that is not one of these, or fewer than two samples to leave one out of.
+        ParameterError: a baseline that is not one of these, fewer than two samples to leave one out of, or
+            detach_baseline=False with another baseline.
 
     References:
         correia2020efficient
