@@ -7,10 +7,10 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -59,6 +59,27 @@ def train_watched(recipe: ModuleType, members: Sequence[Member], folder: Path) -
         config = Watched(**{f.name: getattr(member.config, f.name) for f in fields(recipe.Config)})
         results[member.row] = recipe.train(config, folder / member.name)
     return results, read
+
+
+def train_interrupted(recipe: ModuleType, task: type, config: Any, folder: Path, at: int) -> tuple[Result, int]:
+    """The result of a training that stopped before its step number ``at`` and went on from its checkpoint; and how often
+    a step was begun.
+    """
+    step, begun = task.training_step, 0
+
+    def stopping(self, batch, number):
+        nonlocal begun
+        begun += 1
+        if begun == at:
+            raise KeyboardInterrupt
+        return step(self, batch, number)
+
+    config = replace(config, checkpoint_minutes=0.0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(task, "training_step", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            recipe.train(config, folder)
+        return recipe.train(config, folder), begun
 
 
 def finished_runs(members: Sequence[Member], results: dict[str, Result], folder: Path) -> list[Run]:

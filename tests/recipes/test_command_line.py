@@ -146,7 +146,10 @@ def test_a_refused_command_leaves_its_place_free(tmp_path: Path, capsys: pytest.
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["run", "nonsense"], "Recipe 'nonsense'. Expected one of: language_model, parser, sst2, ssvae"),
+        (
+            ["run", "nonsense"],
+            "Recipe 'nonsense'. Expected one of: bitvector_vae, language_model, parser, signal_game, sst2, ssvae",
+        ),
         (["run", "ssvae", "--preset", "nonsense"], "Preset 'nonsense'. Expected one of: default, mnist, paper, smoke"),
         (["run", "ssvae", "--epoch", "3"], "Perhaps epochs was meant"),
         (["run", "ssvae", "--epochs", "three"], "epochs=three. Expected int"),

@@ -19,7 +19,7 @@ from tsallis.recipes.ssvae.config import Config
 from tsallis.recipes.ssvae.data import load
 from tsallis.recipes.ssvae.model import SemiSupervisedVAE, Training
 
-from .conftest import train_watched
+from .conftest import train_interrupted, train_watched
 
 SMOKE = plan.make_plan(recipe, "ssvae", "smoke", {}).members
 
@@ -133,6 +133,17 @@ def test_the_same_seed_gives_the_same_result(smoke, tmp_path: Path) -> None:
         assert (tmp_path / "again" / name).read_bytes() == (folder / sparse.name / name).read_bytes()
     other = recipe.train(replace(sparse.config, seed=1), tmp_path / "other")
     assert other.metrics["elbo"] != again.metrics["elbo"]
+
+
+@pytest.mark.parametrize("member", SMOKE, ids=lambda m: m.config.estimator)
+def test_an_interrupted_training_ends_as_one_that_was_not(member, smoke, tmp_path: Path) -> None:
+    """Whatever the estimator learns or counts, in the middle of the second epoch."""
+    results, _, folder = smoke
+    again, begun = train_interrupted(recipe, Training, member.config, tmp_path / "run", at=22)
+    assert begun == 2 * 17 + 1, "one step twice"
+    assert replace(again, seconds=0) == replace(results[member.row], seconds=0)
+    for name in ("metrics.csv", "model.safetensors", "samples.safetensors"):
+        assert (tmp_path / "run" / name).read_bytes() == (folder / member.name / name).read_bytes()
 
 
 def test_a_finished_training_is_not_trained_again(smoke) -> None:

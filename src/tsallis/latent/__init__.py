@@ -1,5 +1,18 @@
-"""Expectations over discrete latent variables, and their estimators."""
+"""Expectations over discrete latent variables, their estimators, and distributions with exact zeros."""
 
+from .distributions import (
+    FormulaError,
+    GaussianSparsemax,
+    GaussianSparsemaxBit,
+    HardConcrete,
+    HardKuma,
+    KDHardConcrete,
+    MixedDirichlet,
+    Rectified,
+    SparseBitVector,
+    SparseCategorical,
+    SparseDistribution,
+)
 from .estimators import Estimate, Estimator, Problem
 from .expectation import Expectation, expectation
 from .marginal import Marginal
@@ -14,11 +27,22 @@ __all__ = [
     "Estimate",
     "Estimator",
     "Expectation",
+    "FormulaError",
+    "GaussianSparsemax",
+    "GaussianSparsemaxBit",
     "GumbelSoftmax",
+    "HardConcrete",
+    "HardKuma",
+    "KDHardConcrete",
     "Marginal",
+    "MixedDirichlet",
     "MostProbable",
     "Problem",
+    "Rectified",
     "ScoreFunction",
+    "SparseBitVector",
+    "SparseCategorical",
+    "SparseDistribution",
     "SparseMAP",
     "SparseMixer",
     "SumAndSample",

@@ -116,7 +116,7 @@ class LastCheckpoint(Checkpoint):
             self._save(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        finished = trainer.current_epoch + 1 == trainer.max_epochs
+        finished = trainer.current_epoch + 1 == trainer.max_epochs or trainer.should_stop
         if finished or self._due(trainer, min(self.SHORT, self.interval)):
             self._save(trainer)
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from .._shared.files import read_weights
+from .._shared.plots import curves, mosaic
 from .._shared.runs import Run
 from .._shared.tables import rows_of
 from .data import CLASSES
@@ -19,11 +17,11 @@ def figures(runs: list[Run]) -> dict[str, tuple[Figure, str]]:
     """Each figure by name, with its caption."""
     return {
         "accuracy": (
-            _curves(runs, "val/accuracy", "validation accuracy, %", lambda ax: None, scale=100),
+            curves(runs, "val/accuracy", "validation accuracy, %", scale=100),
             "Validation accuracy after each epoch of the main training; the band spans the seeds.",
         ),
         "support": (
-            _curves(runs, "val/support", "classes with probability", _up_to_all),
+            curves(runs, "val/support", "classes with probability", _up_to_all),
             "Mean number of classes with probability on validation images: what an exact sum has to evaluate.",
         ),
         "rows": (
@@ -39,24 +37,6 @@ def figures(runs: list[Run]) -> dict[str, tuple[Figure, str]]:
             "Every class (columns) drawn from the same points h (rows): style and class have come apart.",
         ),
     }
-
-
-def _curves(runs: list[Run], name: str, label: str, adjust: Callable[[Axes], None], *, scale: float = 1.0) -> Figure:
-    figure = Figure(figsize=(5.6, 3.4), layout="constrained")
-    ax = figure.add_subplot()
-    for row, group in rows_of(runs):
-        series = [{e["epoch"]: scale * e[name] for e in run.history()} for run in group]
-        epochs = sorted(set.intersection(*(set(s) for s in series)))
-        values = np.array([[s[e] for e in epochs] for s in series])
-        (line,) = ax.plot(epochs, values.mean(0), label=row)
-        ax.fill_between(epochs, values.min(0), values.max(0), color=line.get_color(), alpha=0.2, linewidth=0)
-    adjust(ax)
-    ax.set_xlabel("epoch")
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    ax.set_ylabel(label)
-    ax.grid(alpha=0.3)
-    ax.legend()
-    return figure
 
 
 def _up_to_all(ax: Axes) -> None:
@@ -85,7 +65,7 @@ def _reconstructions(groups: list[tuple[str, list[Run]]]) -> Figure:
     axes = figure.subplots(len(groups), 1, squeeze=False)[:, 0]
     for ax, (name, group) in zip(axes, groups, strict=True):
         samples = read_weights(group[0].folder / "samples.safetensors")
-        _mosaic(ax, np.stack([samples["image"].numpy(), samples["reconstruction"].numpy()]), name)
+        mosaic(ax, np.stack([samples["image"].numpy(), samples["reconstruction"].numpy()]), name)
     return figure
 
 
@@ -94,15 +74,5 @@ def _drawn(groups: list[tuple[str, list[Run]]]) -> Figure:
     axes = figure.subplots(1, len(groups), squeeze=False)[0]
     for ax, (name, group) in zip(axes, groups, strict=True):
         drawn = read_weights(group[0].folder / "samples.safetensors")["drawn"].numpy()
-        _mosaic(ax, drawn.reshape(-1, CLASSES, drawn.shape[-1]), name)
+        mosaic(ax, drawn.reshape(-1, CLASSES, drawn.shape[-1]), name)
     return figure
-
-
-def _mosaic(ax: Axes, images: np.ndarray, title: str) -> None:
-    """A grid of square images (rows, columns, pixels)."""
-    rows, columns, pixels = images.shape
-    side = round(pixels**0.5)
-    framed = np.pad(images.reshape(rows, columns, side, side), ((0, 0), (0, 0), (1, 1), (1, 1)), constant_values=0.5)
-    ax.imshow(framed.transpose(0, 2, 1, 3).reshape(rows * (side + 2), -1), cmap="gray_r", vmin=0, vmax=1)
-    ax.set_title(title, fontsize=9)
-    ax.axis("off")
