@@ -126,6 +126,16 @@ def test_the_mean_gradient_is_the_dense_gradient(kind: str, name: str) -> None:
     assert (scores.std(0).max() / math.sqrt(20_000)) < 0.05 * exact_scores.abs().max()
 
 
+@pytest.mark.parametrize("samples", [2, 3])
+@pytest.mark.parametrize("baseline", ["sample", "leave-one-out"])
+def test_a_constant_loss_has_no_gradient_at_all(baseline: str, samples: int) -> None:
+    """Other samples are as large: the noise goes, which a wrong scale of the baseline would leave unbiased."""
+    scores = torch.randn(B, K, dtype=F64, requires_grad=True)
+    e = expectation(scores, lambda i, z: 5 + 0.0 * z + i, ScoreFunction(baseline, samples))
+    (g,) = torch.autograd.grad(e.surrogate.sum(), scores)
+    assert g.abs().max() < 1e-12
+
+
 def test_the_published_baseline_leaks_into_the_loss() -> None:
     """By the factor 1 + H for parameters that act alike everywhere; without the flag there is none."""
     toy = _toy("categories")
@@ -174,6 +184,12 @@ def test_map_straight_through_takes_the_most_probable() -> None:
     assert seen[0].tolist() == [[1.0, 0.0, 1.0]]
     e.objective.backward()
     assert (scores.grad > 0).all()
+
+
+def test_zero_is_false() -> None:
+    seen: list[Tensor] = []
+    expectation(torch.randn(5, 3), lambda i, z: seen.append(z) or z[:, 0], GumbelSoftmax(0))
+    assert len(seen[0].unique()) > 2
 
 
 def test_the_temperature_falls() -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import tsallis as ts
-from tsallis.core.errors import NumericalError, ParameterError, ShapeError
+from tsallis.core.errors import NumericalError, ParameterError, ShapeError, TsallisError
 from tsallis.latent import (
     NVIL,
     Estimator,
@@ -250,11 +250,127 @@ def test_copies_and_saved_states(case) -> None:
         assert repr(estimator)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_sums_in_float32(dtype: torch.dtype) -> None:
+    """20,000 values, or 1,000 rows: in half precision such sums come to a stop, or to infinity."""
+    ones = lambda i, z: torch.ones(len(i), dtype=dtype)  # noqa: E731
+    for estimator in (Marginal("softmax"), Marginal("softmax", frontier=50_000), SumAndSample(5000)):
+        e = expectation(torch.zeros(2, 20_000, dtype=dtype), ones, estimator)
+        assert torch.allclose(e.loss, torch.ones(2), rtol=1e-3)
+        assert e.probs.dtype == torch.float32
+        assert torch.allclose(e.entropy, torch.full((2,), 20_000.0).log(), rtol=1e-4)
+    scores = torch.randn(50, N).to(dtype)
+    table = 100 + torch.arange(4.0)
+    e = expectation(scores, lambda i, z: table[z], "softmax")
+    assert torch.allclose(e.loss, scores.float().softmax(-1) @ table, rtol=1e-5)
+    estimator = ScoreFunction("running")
+    expectation(torch.zeros(1000, 2, dtype=dtype), lambda i, z: torch.full((len(i),), 100.0, dtype=dtype), estimator)
+    assert estimator.running.mean == 100
+
+
+def test_losses_that_overflow_do_not_count() -> None:
+    estimator = ScoreFunction("running")
+    expectation(torch.zeros(1000, 2), lambda i, z: torch.full((len(i),), 1e37), estimator)
+    assert estimator.running.mean == 0
+    expectation(torch.zeros(1000, 2), lambda i, z: torch.full((len(i),), 2.0), estimator)
+    assert estimator.running.mean == 2
+
+
+@pytest.mark.parametrize("kind", [torch.bool, torch.long])
+def test_counts_are_losses(case, kind: torch.dtype) -> None:
+    _, _, estimator = case
+    scores = torch.randn(6, N)
+
+    def loss(index: Tensor, z: Tensor) -> Tensor:
+        return (z if z.dim() == 1 else z.argmax(-1)) % 2 == 1
+
+    results = []
+    for dtype in (torch.float32, kind):
+        torch.manual_seed(3)
+        made = copy.deepcopy(estimator)
+        results.append(_call(made, scores, lambda i, z: loss(i, z).to(dtype)).loss)  # noqa: B023
+    assert torch.equal(*results)
+
+
+def test_floating_values_have_the_dtype_of_scores(case) -> None:
+    _, _, estimator = case
+    for dtype in (torch.bfloat16, torch.float64):
+        seen: list[Tensor] = []
+        _call(estimator, torch.randn(3, N, dtype=dtype), lambda i, z: seen.append(z) or torch.ones(len(i)))  # noqa: B023
+        assert seen[0].dtype in (dtype, torch.long)
+
+
+def test_integer_scores(case) -> None:
+    _, _, estimator = case
+    scores = torch.tensor([[1, 0, 3, -2], [0, 0, 0, 1]])
+    results = []
+    for given in (scores, scores.float()):
+        torch.manual_seed(3)
+        results.append(_call(copy.deepcopy(estimator), given, _loss(torch.arange(4.0))).loss)
+    assert torch.equal(*results)
+
+
+def test_no_value_at_all(case) -> None:
+    kind, name, estimator = case
+    if kind == "bits" or name == "nvil":
+        return
+    e = expectation(torch.zeros(2, 0, requires_grad=True), lambda i, z: torch.ones(len(i)), estimator)
+    assert e.loss.tolist() == [0, 0]
+    assert e.rows == 0
+
+
+def test_the_smallest_probabilities() -> None:
+    """Quotients of a subnormal weight would be zero, and a value without probability as good."""
+    torch.manual_seed(5)
+    scores = torch.tensor([[-torch.inf, 0.0, -103.2]]).repeat(200, 1).requires_grad_()
+    assert 0 < scores.softmax(-1)[0, 2] < 1e-44
+    seen: list[Tensor] = []
+    e = expectation(scores, lambda i, z: seen.append(z) or z + 1.0, SumAndSample(1))
+    assert set(seen[0].tolist()) == {1, 2}
+    assert e.surrogate.isfinite().all()
+    (g,) = torch.autograd.grad(e.surrogate.sum(), scores)
+    assert g.isfinite().all()
+
+
+def test_a_bad_row_does_not_grow_the_others() -> None:
+    scores = 9 * torch.ones(2, 10)
+    scores[1, 3] = torch.nan
+    e = expectation(scores, lambda i, z: z.sum(-1), TopKSparsemax(2))
+    assert e.probs.shape == (2, 2)
+    assert e.exact.tolist() == [True, False]
+    assert e.loss.isnan().tolist() == [False, True]
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf, -1.0])
+def test_whatever_the_importance_each_example_has_its_best(value: float) -> None:
+    scores = torch.tensor([[1.0, 0.5, 0.0, 0.2], [0.1, 0.0, 2.0, 0.3], [0.0, 0.1, 0.2, 0.3]])
+    importance = torch.tensor([value, 1.0, 0.0])
+    e = expectation(scores, lambda i, z: z.float(), Marginal("softmax", frontier=5, importance=importance))
+    assert e.rows == 5
+    assert (e.probs.gather(-1, scores.argmax(-1, keepdim=True)) > 0).all()
+
+
+def test_what_an_nvil_network_sees_learns_nothing_from_it() -> None:
+    x = torch.randn(3, 2, requires_grad=True)
+    estimator = NVIL(_net())
+    e = expectation(torch.zeros(3, N, requires_grad=True), lambda i, z: x[i, 0] + z, estimator.given(x))
+    e.surrogate.sum().backward()
+    assert x.grad.tolist() == [[1, 0]] * 3
+    assert estimator.network.weight.grad.abs().max() > 0
+
+
+def test_results_can_be_compared() -> None:
+    e, other = (expectation(torch.zeros(2, 3), lambda i, z: z.float()) for _ in range(2))
+    assert e == e
+    assert e != other
+
+
 def test_errors() -> None:
     loss = _loss(torch.ones(4))
     scores = torch.zeros(2, N)
     for kind, match, call in [
         (ParameterError, "baseline='best'", lambda: ScoreFunction("best")),
+        (ParameterError, "detach_baseline=False", lambda: ScoreFunction("leave-one-out", detach_baseline=False)),
         (ParameterError, "samples=1", lambda: ScoreFunction("leave-one-out", 1)),
         (ParameterError, "samples=0", lambda: ScoreFunction(samples=0)),
         (ParameterError, "latent='trees'", lambda: ScoreFunction(latent="trees")),
@@ -273,6 +389,17 @@ def test_errors() -> None:
         (ParameterError, "table_fn", lambda: expectation(scores, None, ScoreFunction(), table_fn=lambda: scores)),
         (ParameterError, "table_fn", lambda: expectation(scores, None, TopKSparsemax(2), table_fn=lambda: scores)),
         (ParameterError, "Neither", lambda: expectation(scores, None, ScoreFunction())),
+        (ParameterError, "estimator=<class .*ScoreFunction'>", lambda: expectation(scores, loss, ScoreFunction)),
+        (ParameterError, r"max_rows=2\.5", lambda: expectation(scores, loss, max_rows=2.5)),
+        (ParameterError, "entropy_weight=tensor", lambda: expectation(scores, loss, entropy_weight=torch.ones(2, 1))),
+        (ParameterError, "importance without", lambda: Marginal(importance=torch.ones(2))),
+        (
+            ShapeError,
+            r"importance of shape \(2, 1\)",
+            lambda: expectation(scores, loss, Marginal("softmax", frontier=3, importance=torch.ones(2, 1))),
+        ),
+        (ShapeError, "table_fn of type float", lambda: expectation(scores, None, "softmax", table_fn=lambda: 3.0)),
+        (TsallisError, "complex64", lambda: expectation(scores, lambda i, z: torch.ones(len(i)) * 1j)),
         (ParameterError, "diagnostics=1", lambda: expectation(scores, loss, ScoreFunction(), diagnostics=1)),
         (ShapeError, r"\(B, K\)", lambda: expectation(scores[0], loss, ScoreFunction())),
         (ShapeError, "scores", lambda: expectation(scores, loss, SparseMAP(Bits(3)))),

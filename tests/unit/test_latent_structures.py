@@ -197,7 +197,7 @@ def test_score_functions_within_each_other_are_unbiased() -> None:
 
 
 PROGRAM = """
-import sys, torch
+import gc, sys, torch
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 from tsallis.latent import *
@@ -256,6 +256,25 @@ for name, (make, bits) in makers.items():
     seen = [None, None]
     distributed.all_gather_object(seen, sizes)
     assert seen[0] != seen[1], name
+
+# Parts of a loss differ in number; an estimator in it learns once. A loss that is infinite where nobody asked.
+inner = ScoreFunction("running")
+scores = torch.zeros(3 + 4 * rank, 4, requires_grad=True)
+of_second = lambda row, y: y + float(rank)
+of_first = lambda index, z: expectation(torch.zeros(len(z), 3), of_second, inner).surrogate
+e = expectation(scores, of_first, "softmax", max_rows=5)
+e.objective.backward()
+assert inner.running.batches == 1
+assert e.calls == 3 + 3 * rank, e.calls
+both = [torch.zeros(()) for _ in range(2)]
+distributed.all_gather(both, inner.running.mean)
+assert both[0] == both[1] > 0
+scores = torch.full((2, 4), -torch.inf if rank else 0.0)
+e = expectation(scores, lambda index, z: torch.full((len(z),), torch.inf if rank else 1.0))
+assert e.objective == 1 - rank
+# A model that outlives its group may end the process by an abort, at the very end.
+del model, optimizer, e
+gc.collect()
 distributed.destroy_process_group()
 """
 

@@ -12,17 +12,18 @@ from torch import Tensor, nn
 from ..core.errors import ParameterError
 from .latents import Bits, Categories, Kind, Latent, check_kind, latent_of
 from .packing import LossFunction, across_processes, evaluate, name_bad_rows, scatter
+from .steps import Lesson, learn
 
 TableFunction = Callable[[], Tensor]
 
 
-@dataclass
+@dataclass(eq=False)
 class Problem:
     """A call of `expectation`: the loss, how it may be evaluated, and how often it was.
 
     Attributes:
         loss_fn, table_fn, max_rows, generator: as there.
-        observed: whether estimators with a state learn from this call.
+        dtype: of the floating values that loss_fn gets; None for that of the estimator.
         rows, calls: evaluations so far.
     """
 
@@ -30,7 +31,7 @@ class Problem:
     max_rows: int | None = None
     table_fn: TableFunction | None = None
     generator: torch.Generator | None = None
-    observed: bool = True
+    dtype: torch.dtype | None = None
     rows: int = 0
     calls: int = 0
 
@@ -41,6 +42,8 @@ class Problem:
         rows = index.shape[0]
         self.rows += rows
         self.calls += 1 if self.max_rows is None else -(-rows // self.max_rows)
+        if z.is_floating_point() and self.dtype is not None:
+            z = z.to(self.dtype)
         losses = evaluate(self.loss_fn, index, z, self.max_rows)
         name_bad_rows(losses, index, z)
         return losses
@@ -61,7 +64,8 @@ class Problem:
         if not batch or not across_processes():
             return zeros
         index = torch.zeros(1, dtype=torch.long, device=weights.device)
-        return zeros + 0 * self.losses(index, z.new_zeros(1, *z.shape[1:])).sum()
+        losses = self.losses(index, z.new_zeros(1, *z.shape[1:]))
+        return zeros + torch.where(losses.isfinite(), 0 * losses, 0.0).sum()
 
     def refuse_table(self, name: str) -> None:
         """For estimators that do not evaluate every value."""
@@ -73,7 +77,7 @@ class Problem:
             )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Estimate:
     """What an estimator returns.
 
@@ -121,9 +125,10 @@ class Sampling(nn.Module, Estimator):
         index = latent.usable.nonzero()[:, 0]
         return latent, index, latent if len(index) == len(scores) else latent.rows(index)
 
-    def learns(self, problem: Problem) -> bool:
-        """Whether this call is a step of training."""
-        return self.training and problem.observed and torch.is_grad_enabled()
+    def learn(self, lesson: Lesson, losses: Tensor) -> None:
+        """Take in the losses of this call, if it is a step of training."""
+        if self.training and torch.is_grad_enabled():
+            learn(self, lesson, losses.detach())
 
     def extra_repr(self) -> str:
         return f"latent={self.latent!r}"

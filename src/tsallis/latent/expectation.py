@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Num
 from torch import Tensor
 
 from ..core.errors import ParameterError
-from ..core.inputs import check_tensor, is_integer
+from ..core.inputs import check_scores, is_integer, is_number
 from .diagnostics import gradient_variance
 from .estimators import Estimator, Problem, TableFunction
+from .latents import wide
 from .marginal import Marginal
 from .packing import LossFunction
+from .steps import uses
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Expectation:
     """The result of `expectation`.
 
@@ -29,7 +31,8 @@ class Expectation:
             (B, D) of independent bits.
         entropy: its Shannon entropy in nats, (B,). That of structures depends on which were chosen.
         marginal_entropy: sum of the entropies of single bits, for bit vectors; None for categories.
-        support_size: number of values with probability, (B,); float64 for independent bits, which have up to 2^D.
+        support_size: number of values with probability, (B,); float64, where there is that, for independent bits, which
+            have up to 2^D.
         rows: how many rows the loss function really saw.
         calls: how often it was called.
         mask: (B, S) which structures there are, or None.
@@ -74,9 +77,9 @@ def expectation(
     Args:
         scores: (B, K); (B, D) for bits, or of a factor's natural shape for structures.
         loss_fn: called with ``index`` (R,) long, ascending, positions in the batch, and ``z``, the values: (R,) long
-            for categories, (R, D) floating for bits and structures, 0 or 1. Estimators that relax pass floating (R, K)
-            for categories, and between 0 and 1 for bits. It returns R losses. Called once, on all pairs with
-            probability.
+            for categories, (R, D) of the scores' dtype for bits and structures, 0 or 1. Estimators that relax pass
+            (R, K) of that dtype for categories, and between 0 and 1 for bits. It returns R losses. Called once, on all
+            pairs with probability.
         estimator: name of a mapping onto the simplex (``"softmax"`` is dense), or an `Estimator` such as
             ``Marginal("entmax", {"alpha": alpha})`` or ``ScoreFunction("running")``.
         entropy_weight: w; the entropy is Shannon's, in nats, and never sampled.
@@ -88,8 +91,8 @@ def expectation(
             costs as many evaluations and backward passes; random states and estimators stay as without.
 
     Returns:
-        `Expectation`. The mean over an empty batch is NaN. A row of scores with NaN gives a NaN loss; a fully masked
-        row (all -inf) gives 0.
+        `Expectation`, in float32 at least. The mean over an empty batch is NaN. A row of scores with NaN gives a NaN
+        loss; a fully masked row (all -inf) gives 0.
 
     Raises:
         ShapeError: scores that are not (B, K), or a loss of another shape than (R,).
@@ -98,11 +101,13 @@ def expectation(
         RegistryError: an unknown name.
 
     Differentiability:
-        as loss_fn; of any order in scores.
+        as loss_fn; in scores of any order where nothing is sampled, else once.
 
     Complexity:
-        one mapping, one call of loss_fn on R = sum of supports rows. Waits for the device once. Under torch.compile
-        the graph breaks in one place, where R becomes known.
+        one mapping, one call of loss_fn on R = sum of supports rows. Exact marginalization waits for the device once,
+        and under torch.compile its graph breaks in one place, where R becomes known; estimators that look at values
+        elsewhere wait there, and break there: a frontier, the search for structures, the rest in `SumAndSample`. A
+        running baseline and a falling temperature break it once more.
 
     Example:
         >>> import torch, tsallis as ts
@@ -114,9 +119,13 @@ def expectation(
     References:
         correia2020efficient
     """
-    check_tensor(scores, "scores")
-    if max_rows is not None and max_rows < 1:
-        raise ParameterError(f"max_rows={max_rows}", "at least 1, or None", "Choose how many rows fit into memory")
+    scores = check_scores(scores, "scores")
+    if max_rows is not None and (not is_integer(max_rows) or max_rows < 1):
+        raise ParameterError(
+            f"max_rows={max_rows!r}", "a whole number, at least 1, or None", "Choose how many rows fit into memory"
+        )
+    if not is_number(entropy_weight) and not (isinstance(entropy_weight, Tensor) and entropy_weight.dim() == 0):
+        raise ParameterError(f"entropy_weight={entropy_weight!r}", "a number, or a scalar tensor", "Pass one for all")
     if loss_fn is not None and table_fn is not None:
         raise ParameterError("Both loss_fn and table_fn", "one of them", "Pass loss_fn=None beside table_fn")
     if loss_fn is None and table_fn is None:
@@ -126,13 +135,20 @@ def expectation(
     if not is_integer(diagnostics) or diagnostics < 0 or diagnostics == 1:
         raise ParameterError(f"diagnostics={diagnostics!r}", "0, or 2 and more repetitions", "Choose one")
     method = Marginal(estimator) if isinstance(estimator, str) else estimator
-    problem = Problem(loss_fn, max_rows, table_fn, generator)
-    variance = gradient_variance(method, scores, replace(problem), diagnostics) if diagnostics else None
+    if not isinstance(method, Estimator):
+        raise ParameterError(
+            f"estimator={estimator!r}", "a name or an Estimator, such as ScoreFunction()", "Pass an instance"
+        )
+    uses(generator)
+    problem = Problem(loss_fn, max_rows, table_fn, generator, scores.dtype)
+    scores = wide(scores)
+    variance = gradient_variance(method, scores, problem, diagnostics) if diagnostics else None
     estimate = method.estimate(scores, problem)
     latent = estimate.latent
     # Packing sees only p > 0, and NaN > 0 is false: a bad row must stay visible.
-    bad = latent.probs.detach().isnan().any(-1)
-    loss, surrogate = (torch.where(bad, torch.nan, t) for t in (estimate.loss, estimate.surrogate))
+    bad = latent.probs.detach().sum(-1).isnan()
+    loss = torch.where(bad, torch.nan, estimate.loss)
+    surrogate = loss if estimate.surrogate is estimate.loss else torch.where(bad, torch.nan, estimate.surrogate)
     entropy = latent.entropy()
     surrogate = surrogate - entropy_weight * entropy
     return Expectation(

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from ..core.errors import ParameterError, ShapeError
 from ..core.inputs import check_tensor
-from ..core.numerics import safe_log
+from ..core.numerics import compute_dtype, safe_log
 from ..core.registry import get
 
 Kind = Literal["categories", "bits"]
@@ -42,7 +42,7 @@ def bit_entropies(p: Tensor, off: Tensor | None = None) -> Tensor:
     return -(p * safe_log(p) + off * safe_log(off)).sum(-1)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Table:
     """Probabilities (B, K) of categories; of structures if there are `vertices` (B, K, d), as far as `mask` goes."""
 
@@ -67,7 +67,7 @@ class Categories:
     mask = vertices = None
 
     def __init__(self, scores: Tensor) -> None:
-        self.scores = _wide(scores)
+        self.scores = wide(scores)
         self.log_probs = self.scores.log_softmax(-1)
         # Zero in a row without a possible value, NaN in one with NaN or +inf.
         self.probs = get("softmax")(self.scores)
@@ -92,7 +92,7 @@ class Categories:
         return race(self.probs.detach(), generator)
 
     def most_probable(self) -> Tensor:
-        return self.scores.detach().argmax(-1)
+        return largest(self.scores.detach())
 
     def relaxed(self, temperature: Tensor, generator: torch.Generator | None) -> Tensor:
         """Gumbel-softmax: (log p + Gumbel noise) / temperature through softmax."""
@@ -100,11 +100,11 @@ class Categories:
 
     def hard(self, z: Tensor) -> Tensor:
         """Values as the points of the relaxed space that they are."""
-        return F.one_hot(z, self.scores.shape[-1]).to(self.scores.dtype)
+        return torch.zeros_like(self.scores).scatter(-1, z[:, None], 1.0)
 
     @staticmethod
     def nearest(relaxed: Tensor) -> Tensor:
-        return relaxed.argmax(-1)
+        return largest(relaxed)
 
 
 class Bits:
@@ -113,9 +113,9 @@ class Bits:
     mask = vertices = None
 
     def __init__(self, scores: Tensor) -> None:
-        self.scores = _wide(scores)
+        self.scores = wide(scores)
         self.probs = self.scores.sigmoid()
-        self.usable = ~self.scores.detach().isnan().any(-1)
+        self.usable = ~self.probs.detach().sum(-1).isnan()
 
     def entropy(self) -> Tensor:
         return bit_entropies(self.probs, (-self.scores).sigmoid())
@@ -125,7 +125,7 @@ class Bits:
 
     def support_size(self) -> Tensor:
         p = self.probs.detach()
-        return 2.0 ** ((p > 0) & (p < 1)).sum(-1, dtype=torch.float64)
+        return 2.0 ** ((p > 0) & (p < 1)).sum(-1, dtype=compute_dtype(p))
 
     def rows(self, index: Tensor) -> Bits:
         return Bits(self.scores[index])
@@ -173,8 +173,16 @@ def matrix(scores: Tensor) -> Tensor:
 
 
 def race(weights: Tensor, generator: torch.Generator | None) -> Tensor:
-    """One index a row, with probability in proportion to weights (B, K); never one of weight 0 if another has more."""
-    return (weights / _exponential(weights, generator)).argmax(-1)
+    """One index a row, with probability in proportion to weights (B, K), at most 1; never one of weight 0 if another
+    has more.
+    """
+    # The power of two, which is exact, keeps quotients of the smallest numbers from becoming zero.
+    return largest(weights * 2.0**64 / _exponential(weights, generator))
+
+
+def largest(x: Tensor) -> Tensor:
+    """The index of the largest of each row; 0 where there is none."""
+    return x.argmax(-1) if x.shape[-1] else torch.zeros(x.shape[:-1], dtype=torch.long, device=x.device)
 
 
 def _exponential(like: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -182,5 +190,6 @@ def _exponential(like: Tensor, generator: torch.Generator | None) -> Tensor:
     return torch.empty_like(like).exponential_(generator=generator).clamp_min_(torch.finfo(like.dtype).tiny)
 
 
-def _wide(scores: Tensor) -> Tensor:
-    return scores if scores.dtype in (torch.float32, torch.float64) else scores.float()
+def wide(x: Tensor) -> Tensor:
+    """Half precision as float32: sums over many values and rows lose too much in it."""
+    return x if x.dtype in (torch.float32, torch.float64) else x.float()

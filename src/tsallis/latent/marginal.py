@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..core.domains import Simplex, SparseSimplex
 from ..core.errors import ParameterError, ShapeError
-from ..core.inputs import is_integer
+from ..core.inputs import check_tensor, is_integer
 from ..core.mapping import Mapping
 from ..core.numerics import shares
 from ..core.registry import get
@@ -47,6 +47,8 @@ class Marginal(Estimator):
             )
         if self.frontier is not None and (not is_integer(self.frontier) or self.frontier < 1):
             raise ParameterError(f"frontier={self.frontier!r}", "a whole number, 1 at least, or None", "Choose one")
+        if self.importance is not None and self.frontier is None:
+            raise ParameterError("importance without frontier", "both: it counts in that choice", "Set frontier")
 
     def estimate(self, scores: Tensor, problem: Problem) -> Estimate:
         if problem.generator is not None:
@@ -62,7 +64,7 @@ class Marginal(Estimator):
         if problem.table_fn is not None:
             loss = self._table(p, problem)
         else:
-            if self.frontier is not None:
+            if self.frontier is not None and p.shape[1]:
                 p, whole = self._most_probable(p, self.frontier)
                 exact = whole if exact is None else exact & whole
             index, z = support_pairs(p)
@@ -72,7 +74,15 @@ class Marginal(Estimator):
     def _most_probable(self, p: Tensor, frontier: int) -> tuple[Tensor, Tensor]:
         """p on the frontier, and whether that is all of it, (B,)."""
         positive = p.detach() > 0
-        ranked = p.detach() if self.importance is None else p.detach() * self.importance.detach()[:, None]
+        ranked = p.detach()
+        if self.importance is not None:
+            importance = check_tensor(self.importance, "importance").detach()
+            if importance.shape != p.shape[:1]:
+                raise ShapeError(
+                    f"importance of shape {tuple(importance.shape)} for {len(p)} examples", "one each", "Reshape it"
+                )
+            # Finite: nothing comes before the best of each example.
+            ranked = (ranked * importance[:, None]).nan_to_num()
         # The best of each example come first, whatever their rank; then what has probability, by that.
         first = torch.zeros_like(positive).scatter_(-1, p.detach().argmax(-1, keepdim=True), True) & positive
         order = torch.where(first, torch.inf, torch.where(positive, ranked, -torch.inf)).flatten()
@@ -88,7 +98,7 @@ class Marginal(Estimator):
         if get(self.mapping).name != "softmax" or self.frontier is not None:
             problem.refuse_table(repr(get(self.mapping).name))
         assert problem.table_fn is not None
-        table = problem.table_fn()
+        table = check_tensor(problem.table_fn(), "The result of table_fn")
         if table.shape != p.shape:
             raise ShapeError(
                 f"table_fn returned shape {tuple(table.shape)}", f"{tuple(p.shape)}, one loss per value", "Reshape it"

@@ -10,6 +10,8 @@ from torch.utils.checkpoint import checkpoint
 
 from ..core.errors import NumericalError, ShapeError, TsallisError
 from ..core.guard import debugging
+from .latents import wide
+from .steps import Part, Step
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
 
@@ -18,7 +20,7 @@ def evaluate(loss_fn: LossFunction, index: Tensor, z: Tensor, max_rows: int | No
     """loss_fn(index, z) of shape (R,), in one call, or in chunks whose activations are recomputed in the backward pass.
 
     Chunks run under activation checkpointing, with the random state of their first run, so memory is that of one chunk
-    and the values and gradients are those of the chunks' own calls.
+    and the values and gradients are those of the chunks' own calls. Estimators in loss_fn see one step.
     """
     rows = index.shape[0]
     if max_rows is None or rows <= max_rows:
@@ -26,8 +28,20 @@ def evaluate(loss_fn: LossFunction, index: Tensor, z: Tensor, max_rows: int | No
     chunks = zip(index.split(max_rows), z.split(max_rows), strict=True)
     if not torch.is_grad_enabled():
         return torch.cat([_checked(loss_fn(i, v), i.shape[0]) for i, v in chunks])
-    parts = [_checked(checkpoint(loss_fn, i, v, use_reentrant=False), i.shape[0]) for i, v in chunks]
-    return torch.cat(parts)
+    step = Step()
+    losses = [_checked(checkpoint(_within(step, loss_fn), i, v, use_reentrant=False), i.shape[0]) for i, v in chunks]
+    step.end()
+    return torch.cat(losses)
+
+
+def _within(step: Step, loss_fn: LossFunction) -> LossFunction:
+    part = Part(step)
+
+    def run(index: Tensor, z: Tensor) -> Tensor:
+        with part.run():
+            return loss_fn(index, z)
+
+    return run
 
 
 def _checked(loss: object, rows: int) -> Tensor:
@@ -35,13 +49,16 @@ def _checked(loss: object, rows: int) -> Tensor:
         raise TsallisError(
             f"loss_fn returned {type(loss).__name__}", "a tensor of one loss per row", "Return the losses"
         )
+    if loss.is_complex():
+        raise TsallisError(f"loss_fn returned {loss.dtype}", "real losses", "Return their real part, or modulus")
     if tuple(loss.shape) != (rows,):
         raise ShapeError(
             f"loss_fn returned shape {tuple(loss.shape)} for {rows} rows",
             f"({rows},), one loss for each pair of an example and a latent value",
             "Sum over features inside loss_fn, not over rows",
         )
-    return loss
+    # A 0/1 loss may be a comparison.
+    return wide(loss if loss.is_floating_point() else loss.to(torch.get_default_dtype()))
 
 
 def name_bad_rows(losses: Tensor, index: Tensor, z: Tensor) -> None:

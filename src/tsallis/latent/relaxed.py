@@ -9,8 +9,10 @@ from torch import Tensor
 
 from ..core.errors import ParameterError
 from ..core.inputs import is_integer, is_number
+from ..core.numerics import compute_dtype
 from .estimators import Estimate, Problem, Sampling
 from .latents import Bits, Categories, Kind
+from .steps import sees
 
 
 class GumbelSoftmax(Sampling):
@@ -61,23 +63,25 @@ class GumbelSoftmax(Sampling):
     @property
     def temperature(self) -> Tensor:
         """tau of the next step, a scalar."""
-        seen = (self.steps // self.every * self.every).double()
+        seen = (self.steps // self.every * self.every).to(compute_dtype(self.steps))
         return (self.initial * (-self.rate * seen).exp()).clamp_min(min(self.floor, self.initial))
 
     def estimate(self, scores: Tensor, problem: Problem) -> Estimate:
         latent, index, rows = self.begin(scores, problem)
         z = self._values(rows, problem.generator)
         loss = problem.expected(index, z, z.new_ones(len(index)), len(scores))
-        if self.learns(problem):
-            self.steps += 1
+        self.learn(self._count, loss)
         return Estimate(loss, loss, latent)
+
+    def _count(self, losses: Tensor) -> None:
+        self.steps += 1
 
     def _values(self, rows: Categories | Bits, generator: torch.Generator | None) -> Tensor:
         if not self.training:
             mode = self.straight_through == "map"
             return rows.hard(rows.most_probable() if mode else rows.sample(generator))
-        relaxed = rows.relaxed(self.temperature.to(rows.probs.dtype), generator)
-        if self.straight_through is False:
+        relaxed = rows.relaxed(sees(self, self.temperature).to(rows.probs.dtype), generator)
+        if not self.straight_through:
             return relaxed
         nearest = rows.most_probable() if self.straight_through == "map" else rows.nearest(relaxed.detach())
         # The difference is exactly zero: the value stays 0 or 1.

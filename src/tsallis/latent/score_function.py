@@ -12,7 +12,8 @@ from ..core.errors import ParameterError, ShapeError
 from ..core.inputs import is_integer
 from .estimators import Estimate, Estimator, Problem, Sampling
 from .latents import Kind
-from .packing import across_processes
+from .packing import across_processes, scatter
+from .steps import sees
 
 Baseline = Literal["none", "running", "sample", "leave-one-out"]
 
@@ -29,14 +30,19 @@ class RunningMean(nn.Module):
         self.mean: Tensor
         self.batches: Tensor
 
+    def value(self, like: Tensor) -> Tensor:
+        """The mean of earlier batches, of the dtype of losses."""
+        return sees(self, self.mean).to(like.dtype)
+
     @torch.no_grad()
     def observe(self, losses: Tensor) -> None:
         """Take in the losses of one more batch."""
         finite = losses.isfinite()
-        total = torch.stack([torch.where(finite, losses, 0.0).sum(), finite.sum().to(losses.dtype)]).to(self.mean)
+        total = torch.stack([torch.where(finite, losses, 0.0).sum(), finite.sum().to(losses)])
         if across_processes():
             distributed.all_reduce(total)
-        some = total[1] > 0
+        some = (total[1] > 0) & total[0].isfinite()
+        total = total.to(self.mean)
         self.batches += some
         self.mean += torch.where(some, total[0] / total[1].clamp_min(1) - self.mean, 0.0) / self.batches.clamp_min(1)
 
@@ -58,7 +64,7 @@ class _ByScore(Sampling):
         if not len(index):
             # Every parameter has a gradient in every process: others may wait for it.
             idle = problem.idle(flat, rows.probs, batch) + 0 * sum(p.sum() for p in self.parameters())
-            self.observe(idle[:0].detach(), problem)
+            self.observe(idle[:0])
             return Estimate(idle, idle, latent)
         losses = problem.losses(index.repeat_interleave(draws), flat).reshape(len(index), draws)
         used = losses[:, : self.samples]
@@ -68,9 +74,8 @@ class _ByScore(Sampling):
         log_prob = torch.stack([rows.log_prob(z[:, i]) for i in range(self.samples)], 1)
         by_score = (used.detach() - baseline) * log_prob
         surrogate = used + (by_score - by_score.detach()) + (learned - learned.detach())
-        self.observe(used.detach(), problem)
-        whole = [t.mean(1).new_zeros(batch).index_put((index,), t.mean(1)) for t in (surrogate, used)]
-        return Estimate(whole[0], whole[1], latent)
+        self.observe(used.flatten())
+        return Estimate(scatter(surrogate.mean(1), index, batch), scatter(used.mean(1), index, batch), latent)
 
     def draws(self) -> int:
         """How many values are drawn for each example."""
@@ -82,8 +87,8 @@ class _ByScore(Sampling):
         """
         raise NotImplementedError
 
-    def observe(self, losses: Tensor, problem: Problem) -> None:
-        """Learn from the losses of a step."""
+    def observe(self, losses: Tensor) -> None:
+        """Learn from the losses of a call, (rows,)."""
 
 
 class ScoreFunction(_ByScore):
@@ -104,7 +109,8 @@ class ScoreFunction(_ByScore):
             1 + H(p), on average. For comparisons only.
 
     Raises:
-        ParameterError: a baseline that is not one of these, or fewer than two samples to leave one out of.
+        ParameterError: a baseline that is not one of these, fewer than two samples to leave one out of, or
+            detach_baseline=False with another baseline.
 
     References:
         correia2020efficient
@@ -123,6 +129,10 @@ class ScoreFunction(_ByScore):
             raise ParameterError(
                 f"baseline={baseline!r}", '"none", "running", "sample" or "leave-one-out"', "Choose one"
             )
+        if not detach_baseline and baseline != "sample":
+            raise ParameterError(
+                f"detach_baseline=False with baseline={baseline!r}", 'the baseline "sample"', "Leave it out"
+            )
         least = 2 if baseline == "leave-one-out" else 1
         samples = least if samples is None else samples
         if not is_integer(samples) or samples < least:
@@ -136,16 +146,16 @@ class ScoreFunction(_ByScore):
     def baseline(self, losses: Tensor, x: Tensor | None) -> tuple[Tensor, Tensor]:
         nothing = losses.new_zeros(())
         if self.running is not None:
-            return self.running.mean.to(losses.dtype), nothing
+            return self.running.value(losses), nothing
         if self.kind == "sample":
             return losses[:, self.samples :], nothing
         if self.kind == "leave-one-out":
             return (losses.sum(1, keepdim=True) - losses) / (self.samples - 1), nothing
         return nothing, nothing
 
-    def observe(self, losses: Tensor, problem: Problem) -> None:
-        if self.running is not None and self.learns(problem):
-            self.running.observe(losses)
+    def observe(self, losses: Tensor) -> None:
+        if self.running is not None:
+            self.learn(self.running.observe, losses)
 
     def extra_repr(self) -> str:
         return f"baseline={self.kind!r}, samples={self.samples}, {super().extra_repr()}"
@@ -156,7 +166,8 @@ class NVIL(_ByScore):
 
     $$\nabla \approx (\ell(z) - b(x))\, \nabla \log p(z) + \nabla \ell(z) + \nabla (\ell(z) - b(x))^2$$
 
-    Its parameters are learned by the optimiser of all others; call `given` with x.
+    The network's parameters are learned by the optimiser of all others; x gets no gradient from it. Call `given`
+    with x.
 
     Args:
         network: from examples (B, ...) to (B,) or (B, 1).
@@ -178,7 +189,8 @@ class NVIL(_ByScore):
     def baseline(self, losses: Tensor, x: Tensor | None) -> tuple[Tensor, Tensor]:
         if x is None:
             raise ParameterError("NVIL without examples", "what its network looks at", "Pass estimator.given(x)")
-        predicted = self.network(x)
+        # The baseline learns; what made x does not learn to be easy to predict from.
+        predicted = self.network(x.detach())
         if predicted.numel() != len(losses):
             raise ShapeError(
                 f"The baseline's network returned shape {tuple(predicted.shape)}",

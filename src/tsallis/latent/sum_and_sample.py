@@ -11,6 +11,7 @@ from ..core.errors import ParameterError
 from ..core.inputs import is_integer
 from .estimators import Estimate, Problem, Sampling
 from .latents import race
+from .packing import scatter
 from .score_function import RunningMean
 
 
@@ -54,21 +55,17 @@ class SumAndSample(Sampling):
             row, column = seen.nonzero(as_tuple=True)
             values = problem.losses(index[row], z[row, column])
             losses = values.new_zeros(seen.shape).index_put((row, column), values)
-            loss = _spread((weights.detach() * losses).sum(1), index, len(scores))
-            b = self.running.mean.to(losses.dtype) if self.running is not None else 0.0
+            loss = scatter((weights.detach() * losses).sum(1), index, len(scores))
+            b = self.running.value(losses) if self.running is not None else 0.0
             log_prob = rows.log_prob(z[:, -1])
             # Where nothing is left there is no sample; its log-probability is not looked at.
             log_prob = torch.where(seen[:, -1], log_prob, 0.0)
             of_scores = (weights[:, :-1] * (losses[:, :-1].detach() - b)).sum(1)
             of_scores = of_scores + left[:, 0] * (losses[:, -1].detach() - b) * log_prob
-            surrogate = loss + _spread(of_scores - of_scores.detach(), index, len(scores))
-        if self.running is not None and self.learns(problem):
-            self.running.observe(loss.detach()[index])
+            surrogate = loss + scatter(of_scores - of_scores.detach(), index, len(scores))
+        if self.running is not None:
+            self.learn(self.running.observe, loss[index])
         return Estimate(surrogate, loss, latent)
 
     def extra_repr(self) -> str:
         return f"k={self.k}, baseline={'none' if self.running is None else 'running'!r}"
-
-
-def _spread(values: Tensor, index: Tensor, batch: int) -> Tensor:
-    return values.new_zeros(batch).index_put((index,), values)

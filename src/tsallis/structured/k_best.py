@@ -146,6 +146,6 @@ def topk_sparsemax_bits(scores: Tensor, k: int, *, grow: bool = False, most: int
         solution = get("sparsemax").solution(top)
         assert solution.tau is not None
         exact = torch.ones_like(solution.tau, dtype=torch.bool) if whole else values[:, k].detach() <= solution.tau
-        if not grow or whole or k >= most or bool(exact.all()):
+        if not grow or whole or k >= most or bool((exact | solution.tau.isnan()).all()):
             return TopStructures(solution.p, vectors[:, :k], top, exact)
         k = min(2 * k, most)
