@@ -332,6 +332,17 @@ def test_the_smallest_probabilities() -> None:
     assert g.isfinite().all()
 
 
+def test_where_nothing_is_left_there_is_no_sample() -> None:
+    scores = torch.tensor([[-torch.inf, 0.3, -torch.inf], [0.1, 0.2, 0.3]], requires_grad=True)
+    e = expectation(scores, lambda i, z: z + 1.0, SumAndSample(1))
+    assert e.rows == 3
+    assert e.loss[0] == 2
+    assert e.surrogate.isfinite().all()
+    (g,) = torch.autograd.grad(e.surrogate.sum(), scores)
+    assert g[0].tolist() == [0, 0, 0]
+    assert g[1].isfinite().all()
+
+
 def test_a_bad_row_does_not_grow_the_others() -> None:
     scores = 9 * torch.ones(2, 10)
     scores[1, 3] = torch.nan

@@ -94,7 +94,6 @@ def test_steps_within_steps() -> None:
         expectation(scores, of_first, "softmax", max_rows=outer_rows).objective.backward()
         assert int(inner.running.batches) == 1
         means.append(float(inner.running.mean))
-        assert scores.grad.abs().max() >= 0
     assert means == [1.5, 1.5]
 
 

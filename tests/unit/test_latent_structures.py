@@ -58,6 +58,8 @@ def test_sparsemap_is_the_sum_over_its_support(factor) -> None:
     linear = found.marginals @ c
     assert torch.allclose(e.loss, linear)
     assert e.rows == int(e.support_size.sum()) == int((found.weights > 0).sum())
+    assert e.exact.all()
+    assert not expectation(scores, lambda index, z: z @ c, SparseMAP(factor, max_iter=1)).exact.all()
     (got,), (wanted,) = (torch.autograd.grad(t.sum(), scores, retain_graph=True) for t in (e.loss, linear))
     assert torch.allclose(got, wanted, atol=1e-9)
     assert wanted.abs().max() > 0.1

@@ -37,7 +37,8 @@ class Expectation:
         calls: how often it was called.
         mask: (B, S) which structures there are, or None.
         vertices: (B, S, d) structures, or None.
-        exact: (B,) whether nothing with probability was left out, of estimators that may do so; else None.
+        exact: (B,) whether nothing with probability was left out, and what is iterative was solved, of estimators where
+            that is in question; else None.
         gradient_variance: (B,) of one draw of the gradient in scores, if asked for.
     """
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..core.errors import ParameterError
+from ..core.status import Outcome
 from ..structured import Factor, sparsemap, topk_sparsemax_bits
 from .estimators import Estimate, Estimator, Problem
 from .latents import Table
@@ -20,7 +21,8 @@ class SparseMAP(Estimator):
     r"""Exact marginalization over the few structures that SparseMAP gives probability.
 
     The loss gets values (R, d), 0 or 1, of the scores' dtype. Which structures these are is not unique, only their
-    marginals are: losses that are not linear in the structure, and the entropy, depend on the start.
+    marginals are: losses that are not linear in the structure, and the entropy, depend on the start. `Expectation.exact`
+    says which examples were solved to the tolerance.
 
     Args:
         factor: the set of structures, such as ``Bits(n, geometry="onoff")``; scores are (B, *natural).
@@ -52,9 +54,8 @@ class SparseMAP(Estimator):
             self.factor, scores, self.additional, lengths=self.lengths,
             init=self.init, max_iter=self.max_iter, tol=self.tol, generator=problem.generator,
         )  # fmt: skip
-        weights = torch.where(found.gap.isnan()[:, None], torch.nan, found.weights)
-        table = Table(weights, found.vertices, found.mask, found.marginals)
-        return _summed(table, problem, None)
+        table = Table(found.weights, found.vertices, found.mask, found.marginals)
+        return _summed(table, problem, found.result.codes == Outcome.SUCCESS)
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +85,7 @@ class TopKSparsemax(Estimator):
         return _summed(Table(found.p, found.vertices, found.p > 0, marginals), problem, found.exact)
 
 
-def _summed(table: Table, problem: Problem, exact: Tensor | None) -> Estimate:
+def _summed(table: Table, problem: Problem, exact: Tensor) -> Estimate:
     assert table.vertices is not None
     index, slot = support_pairs(table.probs)
     z = table.vertices[index, slot]
