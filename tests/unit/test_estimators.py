@@ -260,6 +260,9 @@ def test_running_mean_of_batches() -> None:
     saved = {name: value.clone() for name, value in estimator.state_dict().items()}
     expectation(torch.randn(2, 4), lambda i, z: z + torch.nan, estimator)
     assert estimator.state_dict() == saved, "losses that are no numbers do not count"
+    partly = ScoreFunction("running")
+    expectation(torch.randn(3, 4), lambda i, z: torch.tensor([1.0, torch.nan, 3.0]), partly)
+    assert partly.running.mean == 2
     expectation(torch.randn(2, 4), lambda i, z: z + 1.0, estimator, diagnostics=2)
     assert int(estimator.running.batches) == 4
     expectation(torch.randn(2, 4), lambda i, z: z + 1.0, estimator.eval())
