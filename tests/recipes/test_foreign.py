@@ -148,6 +148,7 @@ def test_hdf5(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "x.h5", "a") as file:
         file["dataset_2"] = features
     whole = (tmp_path / "x.h5").read_bytes()
-    for content in (whole, whole[:100], b"", b"no hdf5"):
+    at = whole.index(b"SNOD")
+    for content in (whole, whole[:100], b"", b"no hdf5", whole[:at] + b"NODE" + whole[at + 4 :]):
         with pytest.raises(DataError, match=r"Expected an HDF5 file with one array\. Get the file again"):
             read_hdf5(_write(tmp_path / "y.h5", content))

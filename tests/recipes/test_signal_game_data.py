@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
 from dataclasses import replace
@@ -104,6 +105,9 @@ def test_games_to_train_with_are_new_in_every_step_and_the_same_after_a_restart(
         assert torch.equal(x, y)
         assert torch.equal(label, other)
     assert not torch.equal(epoch(1, seed=4)[0][0], second[0][0])
+    # Two devices share twice as many: each makes the steps that were asked for.
+    both = recipe._stream(images, replace(config, devices=2))
+    assert len(both) == 2 * len(first)
 
 
 @pytest.mark.data
@@ -124,7 +128,8 @@ def _npz(folder: Path, part: str, **arrays: np.ndarray) -> None:
 
 def test_files_that_are_not_the_data(tmp_path: Path) -> None:
     config = Config(dataset="lite0", data_dir=str(tmp_path), images=2, validation_games=5, test_games=5)
-    with pytest.raises(DataError, match="there is no folder"):
+    # What nobody can download is not said to be downloaded.
+    with pytest.raises(DataError, match=r"there is no folder .*Put the files of [^.]* there\.$"):
         load(config)
     features, concept = np.ones((3, 4), np.float16), np.array([0, 1, 1], np.int16)
     _npz(tmp_path, "test", features=features, concept=concept)
@@ -138,16 +143,31 @@ def test_files_that_are_not_the_data(tmp_path: Path) -> None:
         {"features": features * np.float16("nan"), "concept": concept},
         {"features": features[:0], "concept": concept[:0]},
         {"features": np.array([{}], object), "concept": concept},
+        {"features": features[:, :0], "concept": concept},
+        {"features": np.full((3, 4), 1e300), "concept": concept},
     ):
         _npz(tmp_path, "train", **arrays)
         with pytest.raises(DataError, match="Get the file again"):
             load(config)
-    for content in (b"", b"PK\x03\x04 half a file"):
+    alone, packed = io.BytesIO(), io.BytesIO()
+    np.save(alone, features)
+    np.savez_compressed(packed, features=np.random.default_rng(0).normal(size=(3, 4)), concept=concept)
+    damaged = packed.getvalue()
+    damaged = damaged[:50] + b"\xff" * 60 + damaged[110:]
+    for content in (b"", b"PK\x03\x04 half a file", alone.getvalue(), damaged):
         (tmp_path / "signal-game" / "train.npz").write_bytes(content)
         with pytest.raises(DataError, match="Get the file again"):
             load(config)
     _npz(tmp_path, "train", features=features, concept=concept)
-    assert load(config).train.count.tolist() == [1, 2]
+    whole = load(config)
+    assert whole.train.count.tolist() == [1, 2]
+    for dtype in (">f4", np.longdouble):
+        _npz(tmp_path, "train", features=features.astype(dtype), concept=concept)
+        assert torch.equal(load(config).train.features, whole.train.features)
+    _npz(tmp_path, "train", features=features[:, :3], concept=concept)
+    with pytest.raises(DataError, match=r"Features of 3 numbers in .*train\.npz, of 4 in .*test\.npz\. Expected equal"):
+        load(config)
+    _npz(tmp_path, "train", features=features, concept=concept)
     with pytest.raises(ConfigError, match=r"images=3. Expected at most 2, the concepts of .*train\.npz"):
         load(replace(config, images=3))
 
@@ -168,7 +188,7 @@ def test_the_published_format(tmp_path: Path) -> None:
     assert data.train.count.tolist() == [2, 2, 1]
     wanted = features[[1, 2, 0, 4, 3]]
     assert np.allclose(data.test.features, wanted / np.linalg.norm(wanted, axis=1, keepdims=True))
-    for wrong in ([1, 2, 3, 4, 5], labels[:4], np.arange(5), np.stack([labels, labels])):
+    for wrong in ([1, 2, 3, 4, 5], labels[:4], np.arange(5), np.stack([labels, labels]), [["dog"], ["cat", "emu"]]):
         (folder / "train" / "ours_images_single_sm0.objects").write_bytes(pickle.dumps(wrong))
         with pytest.raises(DataError, match="Get the file again"):
             load(config)

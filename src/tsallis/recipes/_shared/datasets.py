@@ -43,10 +43,11 @@ def locate(source: Source, config: RunConfig) -> dict[str, Path]:
     if not given or not (config.data_dir or folder.is_dir()):
         return {name: _download(source, name) for name in source.files}
     if not folder.is_dir():
+        advice = f"Put the files of {source.url} there"
         raise DataError(
             f"--data-dir: there is no folder {folder}",
             f"a folder {source.folder!r} with {', '.join(source.files)}",
-            f"Put the files of {source.url} there, or leave --data-dir out to download them",
+            advice if None in source.files.values() else f"{advice}, or leave --data-dir out to download them",
         )
     found: dict[str, Path] = {}
     for name in source.files:

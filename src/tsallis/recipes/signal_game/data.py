@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,6 +93,10 @@ class Split:
 def load(config: Config) -> Split:
     """The data set of the configuration; validation and test games are the same for all seeds and batch sizes."""
     train, test = DATASETS[config.dataset](config)
+    widths = [x.features.shape[1] for x in (train, test)]
+    if widths[0] != widths[1]:
+        found = f"Features of {widths[0]} numbers in {train.where}, of {widths[1]} in {test.where}"
+        raise DataError(found, "equally many", "Get both files again, from one source")
     # Validation images come from the train folder, as published.
     validation = train.games(config.validation_games, config.images, generator(VALIDATION_SEED))
     games = test.games(config.test_games, config.images, generator(TEST_SEED))
@@ -120,7 +123,8 @@ def _read_npz(path: Path) -> Images:
     try:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
             features, concept = arrays["features"], arrays["concept"]
-    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    # What a damaged file raises depends on where it is damaged.
+    except Exception as error:
         raise DataError(f"{path}: {error}", "arrays features (n, d) and concept (n,)", "Get the file again") from error
     return _checked(features, concept, path)
 
@@ -133,17 +137,24 @@ def _vgg(config: Config) -> tuple[Images, Images]:
 
 def _read_published(features: Path, labels: Path) -> Images:
     # Concepts are numbered in alphabetical order of their names.
-    names = np.asarray(read_pickle(labels))
+    expected, value = "the name of each image's concept", read_pickle(labels)
+    try:
+        names = np.asarray(value)
+    except ValueError as error:
+        raise DataError(f"{labels}: {error}", expected, "Get the file again") from error
     if names.dtype.kind not in "US" or names.ndim != 1:
-        found = f"{labels}: an array {names.shape} of {names.dtype}"
-        raise DataError(found, "the name of each image's concept", "Get the file again")
+        raise DataError(f"{labels}: an array {names.shape} of {names.dtype}", expected, "Get the file again")
     return _checked(read_hdf5(features), np.unique(names, return_inverse=True)[1], features)
 
 
 def _checked(features: np.ndarray, concept: np.ndarray, path: Path) -> Images:
+    found = f"{path}: features {features.shape} of {features.dtype}, concepts {concept.shape} of {concept.dtype}"
     fits = features.ndim == 2 and features.dtype.kind == "f" and concept.shape == features.shape[:1]
-    if not fits or not len(features) or concept.dtype.kind not in "iu" or not np.isfinite(features).all():
-        found = f"{path}: features {features.shape} of {features.dtype}, concepts {concept.shape} of {concept.dtype}"
+    if fits:
+        # Of any width and order of bytes; what is too large for float32 becomes infinite.
+        with np.errstate(over="ignore"):
+            features = features.astype(np.float32)
+    if not fits or not features.size or concept.dtype.kind not in "iu" or not np.isfinite(features).all():
         raise DataError(found, "finite features (n, d) and concepts (n,), integers", "Get the file again")
     return Images(torch.from_numpy(features), torch.from_numpy(concept.astype(np.int64)), str(path))
 

@@ -63,9 +63,9 @@ def train(config: Config, folder: Path) -> Result:
 
 
 def _stream(images: Images, config: Config) -> Loader:
-    """New games in every epoch."""
+    """New games in every epoch, as many as its steps need on all devices."""
     known: dict[int, Games] = {}
-    n = config.epoch_steps * config.batch_size
+    n = config.epoch_steps * config.batch_size * config.devices
 
     def take(positions: Tensor) -> Batch:
         epoch = loader.epoch
