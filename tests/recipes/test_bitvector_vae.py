@@ -377,6 +377,7 @@ def test_tables_and_figures(smoke) -> None:
     assert float(rows[-2]["support"].split(" ")[0]) > 1
     assert float(rows[-1]["bits/dim"]) == pytest.approx(results["SFE"].metrics["histogram floor"], abs=1e-3)
     assert "published" not in rows[0]
+    assert float(rows[0]["gradient variance"]) > 0 == float(rows[-4]["gradient variance"])
     runs[0].result["published"] = {"text": "3.74"}
     assert [row["published"] for row in recipe.table(runs)] == ["3.74", *["-"] * 8]
     drawn = recipe.figures(runs)

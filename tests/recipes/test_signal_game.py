@@ -261,6 +261,7 @@ def test_figures_and_table(smoke) -> None:
     rows = recipe.table(runs)
     assert [row["method"] for row in rows] == [m.row for m in SMOKE]
     assert "published (rows)" not in rows[0]
+    assert [row["gradient variance"] == "0.0000" for row in rows][:4] == [True, True, True, False]
     runs[1].result["published"] = {"text": "93.35"}
     assert [row["published (rows)"] for row in recipe.table(runs)][:3] == ["-", "93.35", "-"]
 
@@ -296,6 +297,12 @@ def test_what_was_published_stands_as_it_was_printed() -> None:
     elsewhere = {m.row: m for m in plan.make_plan(recipe, "signal_game", "lite0", {"seed": 322}).members}
     marked = {row: f"{text}, other data" for row, (_, _, text) in shown.items() if text}
     assert {row: m.published["text"] for row, m in elsewhere.items() if m.published} == marked
+    # And the title says what else differs.
+    lite0 = plan.make_plan(recipe, "signal_game", "lite0", {})
+    config = next(m.config for m in lite0.members if m.row == "sparse")
+    assert (config.lr, config.warmup, len({m.config.seed for m in lite0.members})) == (1e-3, 2000, 3)
+    for words in ("other data", "3 seeds", "rise in 2,000 steps, 0.001 for sparse", "10 seeds", "0.005 for sparse"):
+        assert words in lite0.title
     assert {m.config.reward for row, m in first.items() if row in ("SFE", "SFE+")} == {"accuracy"}
     assert {m.config.reward for row, m in first.items() if row not in ("SFE", "SFE+")} == {"nll"}
     own = {"steps": 50_000, "batch_size": 64, "images": 16, "symbols": 256, "embedding": 256, "hidden": 512}

@@ -28,8 +28,9 @@ __all__ = ["NOTE", "Config", "figures", "table", "train"]
 NOTE = (
     "Bits/dim: bound on -log2 p(x) per pixel by importance sampling, one estimator for all rows. Released: as the "
     "authors' code measures, otherwise for sparse rows than for the others. ELBO, rate, distortion: nats an image. "
-    "Support: mean (median). Histogram floor: each pixel on its own. All on test images, but decoder rows: mean per "
-    "training image, over the whole training."
+    "Support: mean (median). Histogram floor: each pixel on its own. All on test images, but decoder rows (mean per "
+    "training image, over the whole training) and gradient variance (of one draw of the gradient in the scores of a "
+    "validation image)."
 )
 # Images in a batch of an evaluation.
 TOGETHER = 32
@@ -127,6 +128,7 @@ def table(runs: list[Run]) -> list[Row]:
             "support": supports(group),
             "decoder rows": of(group, "rows", 2),
             "steps": of(group, "steps", 0),
+            "gradient variance": of(group, "gradient_variance", 1),
             "seconds": mean_and_deviation([run.seconds for run in group], 0),
             **({"published": group[0].result["published"].get("text", "-")} if quoted else {}),
         }

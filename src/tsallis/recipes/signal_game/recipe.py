@@ -116,6 +116,7 @@ def table(runs: list[Run]) -> list[Row]:
             "used": of(group, "used", 0),
             "decoder rows": of(group, "rows", 2),
             "calls": of(group, "calls", 0),
+            "gradient variance": of(group, "gradient_variance", 4),
             "seconds": mean_and_deviation([run.seconds for run in group], 0),
             **({"published (rows)": group[0].result["published"].get("text", "-")} if any_published else {}),
         }
