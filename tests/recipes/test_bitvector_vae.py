@@ -304,6 +304,15 @@ def test_the_objective_is_the_sum_over_the_support(estimator: str) -> None:
         assert right.abs().max() > 0
 
 
+def test_the_median_support() -> None:
+    config = Config(dataset="digits", bits=4, hidden=8)
+    task = Training(BitVectorVAE(config, 4, 5), config, 4)
+    assert math.isnan(task.median_support())
+    for sizes, median in (([1, 1, 1, 9, 9], 1), ([1, 3, 7], 3), ([2, 7, 7, 8], 7), ([4097], 4097)):
+        task.supports = torch.bincount(torch.tensor(sizes).clamp_max(4096), minlength=4097).float()
+        assert task.median_support() == min(median, 4096)
+
+
 def test_marginals_count_bits_that_are_off_too() -> None:
     config = Config(dataset="digits", bits=4, hidden=8, estimator="sparsemap")
     task = Training(BitVectorVAE(config, 4, 5), config, 4)

@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from tsallis.recipes._shared import plan
 from tsallis.recipes._shared.config import ConfigError, build
 from tsallis.recipes._shared.estimators import names
 from tsallis.recipes._shared.files import read_table
-from tsallis.recipes.signal_game import recipe
+from tsallis.recipes.signal_game import model, recipe
 from tsallis.recipes.signal_game.config import Config
 from tsallis.recipes.signal_game.data import load
 from tsallis.recipes.signal_game.fast import mixture_of_sigmoids, row_products
@@ -212,6 +213,51 @@ def test_a_drawn_guess_has_the_gradient_of_the_exact_sum(estimator: str) -> None
     lost = task.expected(many, scores.expand(n, -1), task.loss()).loss
     assert (lost.min(), lost.max()) == (-1, 0)
     assert abs(lost.mean() + (p * q[:, 1]).sum()) < 0.01
+
+
+@pytest.mark.parametrize("estimator", ["softmax", "sparsemax", "gumbel", "sfe"])
+@pytest.mark.parametrize("reward", ["nll", "accuracy"])
+def test_what_is_measured(estimator: str, reward: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against sums over all symbols; the published measure of Gumbel is at the temperature of the beginning; the loss that
+    chooses the weights has no entropy.
+    """
+    torch.manual_seed(12)
+    config = replace(SMALL, estimator=estimator, reward=reward, entropy_weight=5.0, temperature=0.3, gumbel_rate=1.0)
+    task = Training(config, 5).eval()
+    if estimator == "gumbel":
+        task.estimator.method.steps.fill_(5000)  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue]
+    seen: dict[str, Tensor] = {}
+    monkeypatch.setattr(model, "log_means", lambda _, stage, **values: seen.update(values))
+    n = 8 if estimator in ("softmax", "sparsemax") else 4000
+    x, label = some_images().games(8, 4, torch.Generator()).batch(torch.arange(n) % 8)
+    scores, index = task.scores((x, label)).detach(), torch.arange(n)
+    p = task.expected((x, label), scores, nll).probs
+    q = task.receiver.table(x).softmax(-1)
+    hit = (q.argmax(-1) == label[:, None]).float()
+    torch.manual_seed(13)
+    task.test_step((x, label), 0)
+    assert torch.equal(seen["success"], hit[index, scores.argmax(-1)])
+    exact = (p * hit).sum(-1)
+    if estimator in ("softmax", "sparsemax"):
+        assert torch.allclose(seen["expected"], exact, atol=1e-6)
+        assert 0.01 < exact.mean() < 0.99
+    else:
+        assert set(seen["expected"].tolist()) <= {0.0, 1.0}
+    if estimator == "sfe":
+        assert abs(seen["expected"].mean() - exact.mean()) < 0.04
+    if reward == "nll" and estimator == "gumbel":
+        torch.manual_seed(13)
+        task.expected((x, label), scores, right)
+        wanted = right(torch.einsum("rk,rkn->rn", F.gumbel_softmax(scores, tau=1.0), task.receiver.table(x)), label)
+        assert torch.equal(seen["released"], wanted)
+    elif reward == "nll":
+        assert torch.equal(seen["released"], seen["expected"])
+    task.validation_step((x, label), 0)
+    if reward == "accuracy":
+        assert ((seen["loss"] <= 0) & (seen["loss"] >= -1 - 1e-6)).all()
+    elif estimator in ("softmax", "sparsemax"):
+        lost = -task.receiver.table(x).log_softmax(-1)[index, :, label]
+        assert torch.allclose(seen["loss"], (p * lost).sum(-1), rtol=1e-5)
 
 
 @pytest.fixture(scope="module")
