@@ -218,8 +218,8 @@ def test_a_drawn_guess_has_the_gradient_of_the_exact_sum(estimator: str) -> None
 @pytest.mark.parametrize("estimator", ["softmax", "sparsemax", "gumbel", "sfe"])
 @pytest.mark.parametrize("reward", ["nll", "accuracy"])
 def test_what_is_measured(estimator: str, reward: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Against sums over all symbols; the published measure of Gumbel is at the temperature of the beginning; the loss that
-    chooses the weights has no entropy.
+    """Against sums over all symbols. Gumbel is published at its first temperature; the loss that chooses the weights has no
+    entropy.
     """
     torch.manual_seed(12)
     config = replace(SMALL, estimator=estimator, reward=reward, entropy_weight=5.0, temperature=0.3, gumbel_rate=1.0)
