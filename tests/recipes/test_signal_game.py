@@ -218,7 +218,7 @@ def test_a_drawn_guess_has_the_gradient_of_the_exact_sum(estimator: str) -> None
 @pytest.mark.parametrize("estimator", ["softmax", "sparsemax", "gumbel", "sfe"])
 @pytest.mark.parametrize("reward", ["nll", "accuracy"])
 def test_what_is_measured(estimator: str, reward: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Against sums over all symbols. Gumbel is published at its first temperature; the loss that chooses the weights has no
+    """Against sums over all symbols. Gumbel is published at its first temperature; the loss that chooses weights has no
     entropy.
     """
     torch.manual_seed(12)
