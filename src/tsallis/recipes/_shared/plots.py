@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from .files import read_weights
 from .runs import Run
 from .tables import rows_of
 
@@ -88,6 +89,17 @@ def mosaic(ax: Axes, images: np.ndarray, title: str) -> None:
     ax.imshow(framed.transpose(0, 2, 1, 3).reshape(rows * (side + 2), -1), cmap="gray_r", vmin=0, vmax=1)
     ax.set_title(title, fontsize=9)
     ax.axis("off")
+
+
+def reconstructions(runs: list[Run]) -> Figure:
+    """Images and their reconstructions, below each other, of the first run of each row."""
+    groups = rows_of(runs)
+    figure = Figure(figsize=(6.4, 1.5 * len(groups)), layout="constrained")
+    axes = figure.subplots(len(groups), 1, squeeze=False)[:, 0]
+    for ax, (name, group) in zip(axes, groups, strict=True):
+        samples = read_weights(group[0].folder / "samples.safetensors")
+        mosaic(ax, np.stack([samples["image"].numpy(), samples["reconstruction"].numpy()]), name)
+    return figure
 
 
 def _finished(figure: Figure, ax: Axes, x: str, y: str, adjust: Adjust | None) -> Figure:

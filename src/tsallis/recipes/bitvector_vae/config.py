@@ -56,7 +56,7 @@ class Config(RunConfig):
     max_rows: int | None = None
     samples: int = 1024
     sparse_share: float = 0.5
-    clip: float = 0.01
+    clip: float = 0.1
     eval_rows: int = 1024
     variance_images: int = 64
     variance_draws: int = 16

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .._shared.files import read_weights
-from .._shared.plots import costs, curves, logarithmic, mosaic, variances
+from .._shared.plots import costs, curves, logarithmic, reconstructions, variances
 from .._shared.runs import Run
-from .._shared.tables import rows_of
 
 
 def figures(runs: list[Run]) -> dict[str, tuple[Figure, str]]:
@@ -26,7 +23,7 @@ def figures(runs: list[Run]) -> dict[str, tuple[Figure, str]]:
             "line is a histogram of each pixel on its own.",
         ),
         "reconstructions": (
-            _reconstructions(rows_of(runs)),
+            reconstructions(runs),
             "Test images (upper rows) and their expected pixels given the most probable bits (lower rows).",
         ),
     }
@@ -37,12 +34,3 @@ def figures(runs: list[Run]) -> dict[str, tuple[Figure, str]]:
         )
     measured = [run for run in runs if "gradient_variance" in run.metrics]
     return {**drawn, **(variances(measured, "a validation image's bits") if measured else {})}
-
-
-def _reconstructions(groups: list[tuple[str, list[Run]]]) -> Figure:
-    figure = Figure(figsize=(6.4, 1.5 * len(groups)), layout="constrained")
-    axes = figure.subplots(len(groups), 1, squeeze=False)[:, 0]
-    for ax, (name, group) in zip(axes, groups, strict=True):
-        samples = read_weights(group[0].folder / "samples.safetensors")
-        mosaic(ax, np.stack([samples["image"].numpy(), samples["reconstruction"].numpy()]), name)
-    return figure

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from .._shared.files import read_weights
-from .._shared.plots import costs, curves, mosaic, variances
+from .._shared.plots import costs, curves, mosaic, reconstructions, variances
 from .._shared.runs import Run
 from .._shared.tables import rows_of
 from .data import CLASSES
@@ -31,7 +30,7 @@ def figures(runs: list[Run]) -> dict[str, tuple[Figure, str]]:
         ),
         **variances(runs, "a validation image's classes, with the noise of h in it"),
         "reconstructions": (
-            _reconstructions(rows_of(runs)),
+            reconstructions(runs),
             "A test image of each class (upper rows) and its reconstruction with the most probable class (lower rows).",
         ),
         "classes": (
@@ -44,15 +43,6 @@ def figures(runs: list[Run]) -> dict[str, tuple[Figure, str]]:
 def _up_to_all(ax: Axes) -> None:
     ax.set_ylim(0, CLASSES * 1.05)
     ax.axhline(CLASSES, color="grey", linestyle=":", linewidth=1)
-
-
-def _reconstructions(groups: list[tuple[str, list[Run]]]) -> Figure:
-    figure = Figure(figsize=(6.4, 1.5 * len(groups)), layout="constrained")
-    axes = figure.subplots(len(groups), 1, squeeze=False)[:, 0]
-    for ax, (name, group) in zip(axes, groups, strict=True):
-        samples = read_weights(group[0].folder / "samples.safetensors")
-        mosaic(ax, np.stack([samples["image"].numpy(), samples["reconstruction"].numpy()]), name)
-    return figure
 
 
 def _drawn(groups: list[tuple[str, list[Run]]]) -> Figure:
