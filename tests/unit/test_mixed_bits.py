@@ -134,6 +134,24 @@ def test_quadrature_is_the_closed_form():
     assert torch.allclose(ts.latent.Rectified.cross_inside(d, e), d.cross_inside(e), rtol=1e-12, atol=1e-15)
 
 
+@pytest.mark.parametrize("scale", [10.0, 10.1, 1e2, 1e6, 1e12, 1e18])
+def test_kl_of_a_wide_gaussian_is_that_of_quadrature(scale):
+    # Differences of the normal distribution's moments leave nothing here, and are multiplied by scale^2 / scale_q^2.
+    d = ts.latent.GaussianSparsemaxBit(torch.tensor(0.3, dtype=D), scale)
+    e = ts.latent.GaussianSparsemaxBit(torch.tensor(0.4, dtype=D), 0.01)
+    inside = integrate.quad(lambda x: stats.norm.pdf(x, 0.3, scale) * -stats.norm.logpdf(x, 0.4, 0.01), 0, 1, epsabs=0)
+    assert d.cross_inside(e).item() == pytest.approx(inside[0], rel=1e-10)
+    points = sum(
+        math.exp(p) * (p - q)
+        for p, q in [
+            (stats.norm.logcdf(0, 0.3, scale), stats.norm.logcdf(0, 0.4, 0.01)),
+            (stats.norm.logsf(1, 0.3, scale), stats.norm.logsf(1, 0.4, 0.01)),
+        ]
+    )
+    own = integrate.quad(lambda x: stats.norm.pdf(x, 0.3, scale) * stats.norm.logpdf(x, 0.3, scale), 0, 1, epsabs=0)
+    assert kl_divergence(d, e).item() == pytest.approx(points + own[0] + inside[0], rel=1e-10)
+
+
 def test_hard_concrete_penalty_is_the_published_formula():
     loc, temperature = torch.linspace(-5, 5, 11, dtype=D), 0.6
     d = ts.latent.HardConcrete(loc, temperature, low=-0.2, high=1.3)
@@ -181,7 +199,7 @@ def test_derivatives(family, point):
         lambda *x: cls(*x).cdf(values),
         lambda *x: cls(*x).icdf(torch.tensor([[0.4], [0.55]], dtype=D)),
     ):
-        assert torch.autograd.gradcheck(f, x, atol=1e-7)
+        assert torch.autograd.gradcheck(f, x, atol=1e-7, check_forward_ad=True)
     assert torch.autograd.gradgradcheck(lambda *x: cls(*x).entropy(), x, atol=1e-6)
     y = torch.tensor([0.3, 0.7], dtype=D, requires_grad=True)
     assert torch.autograd.gradcheck(lambda y: cls(*x).log_prob(y), y)

@@ -10,7 +10,7 @@ from torch.distributions import constraints
 from torch.distributions.kl import register_kl
 
 from .base import SparseDistribution, alike
-from .quadrature import unit_nodes
+from .quadrature import constant, unit_nodes
 
 
 def weighted(log_p: Tensor, x: Tensor) -> Tensor:
@@ -137,9 +137,9 @@ class Rectified(SparseDistribution, ABC):
             x = self.quantile_base(
                 (below + mass * u).clamp_min(tiny).log(), (beyond + mass * rest).clamp_min(tiny).log()
             ).clamp(0, 1)
-            weights = mass * weights
+        x, weights = constant(x), constant(mass * weights)
         log_density = self.log_density_base(x)
-        return x, weights * (log_density - log_density.detach()).exp()
+        return x, weights * (log_density - constant(log_density)).exp()
 
     def cross_inside(self, other: Rectified) -> Tensor:
         """The integral of -p(x) log q(x) over (0, 1)."""
