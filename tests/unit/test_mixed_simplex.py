@@ -215,6 +215,7 @@ def test_numbers_have_the_precision_of_the_tensors():
     assert ts.latent.GaussianSparsemax(LOC, 0.7).scale[0].item() == 0.7
     assert ts.latent.GaussianSparsemax(torch.tensor([1, 0]), 0.5).scale.tolist() == [0.5, 0.5]
     assert ts.latent.GaussianSparsemaxBit(torch.tensor(1), 0.5).scale.item() == 0.5
+    assert ts.latent.GaussianSparsemaxBit(torch.tensor(1, dtype=D), np.float32(0.5)).scale.dtype == D
 
 
 def test_values_and_distributions_of_another_size_are_refused():
@@ -226,6 +227,8 @@ def test_values_and_distributions_of_another_size_are_refused():
         d.expand((4,)).log_prob(torch.eye(3))
     with pytest.raises(ShapeError, match="same shape"):
         kl_divergence(d, ts.latent.KDHardConcrete(LOC[:2], 0.5))
+    with pytest.raises(ShapeError, match="Batches"):
+        kl_divergence(d.expand((2,)), d.expand((3,)))
     assert d.log_prob(torch.tensor([1, 0, 0])) == d.log_prob(torch.eye(3, dtype=D)[0])
     free = ts.latent.MixedDirichlet(ALPHA, SCORES, validate_args=False), d.expand(())
     free[1]._validate_args = False
@@ -310,6 +313,14 @@ def test_half_precision(dtype):
             wide = type(d)(*(getattr(d, name).double() for name in d.tensors), validate_args=False)
             rounding = torch.finfo(dtype).eps
             assert torch.allclose(d.log_prob(y).double(), wide.log_prob(y.double()), rtol=rounding, atol=rounding)
+
+
+def test_noise_that_rounds_to_zero_in_half_precision(monkeypatch):
+    # Exponential variables of 2^-26, which are zero there, would be an infinite score.
+    monkeypatch.setattr(torch.Tensor, "exponential_", lambda x, **options: x.fill_(2.0**-26))
+    y = ts.latent.KDHardConcrete(torch.zeros(3, dtype=torch.float16), 0.5).sample((4,))
+    assert y.dtype == torch.float16
+    assert torch.allclose(y, torch.full_like(y, 1 / 3), atol=1e-3)
 
 
 def test_empty_batches():

@@ -102,6 +102,12 @@ def test_categories_support_is_of_what_has_probability():
         d.log_prob(torch.tensor([0.5, 1, 1]))
 
 
+def test_categories_that_do_not_exist_are_impossible():
+    d = ts.latent.SparseCategorical(torch.tensor([0.5, 0.5]), validate_args=False)
+    assert d.log_prob(torch.tensor([2.0, -1.0, 0.5, math.nan, math.inf])).tolist() == [-math.inf] * 5
+    assert d.log_prob(torch.tensor([True, False])).exp().tolist() == [0.5, 0.5]
+
+
 def test_categories_mode_expand_and_shapes():
     d = ts.latent.SparseCategorical(P)
     assert d.mode.tolist() == [0, 1, 0]
@@ -169,6 +175,20 @@ def test_kl_of_categories():
     assert torch.allclose(uniform, math.log(5) - same.entropy())
     lacking = Categorical(torch.tensor([0.0, 1, 0, 0, 0], dtype=D))
     assert kl_divergence(same, lacking).tolist() == [math.inf, pytest.approx(0, abs=1e-12), math.inf]
+    for count in (1, 2):
+        other = torch.full((count,), 1 / count, dtype=D)
+        for q in (ts.latent.SparseCategorical(other), Categorical(other)):
+            with pytest.raises(ShapeError, match="categories"):
+                kl_divergence(same, q)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, D])
+def test_kl_of_categories_to_logits_whose_probability_underflows(dtype):
+    half = ts.latent.SparseCategorical(torch.tensor([0.5, 0.5], dtype=dtype))
+    q = Categorical(logits=torch.tensor([0.0, -1000.0], dtype=dtype))
+    assert q.probs[1] == 0
+    assert kl_divergence(half, q).item() == pytest.approx(500 - math.log(2))
+    assert kl_divergence(half, Categorical(logits=torch.tensor([0.0, -math.inf], dtype=dtype))) == math.inf
 
 
 # --- bit vectors ------------------------------------------------------------------------------------------------------
@@ -250,6 +270,10 @@ def test_kl_of_bits():
 def test_bits_refusals():
     with pytest.raises(ShapeError):
         ts.latent.SparseBitVector(V, W[:, :3])
+    with pytest.raises(ShapeError, match="bool"):
+        ts.latent.SparseBitVector(V, W, KEPT.double())
+    with pytest.raises(ShapeError, match="Batches"):
+        ts.latent.SparseBitVector(V, W[:1].expand(3, 4))
     with pytest.raises(ValueError, match="vertices"):
         ts.latent.SparseBitVector(V + 0.5, W, KEPT)
     with pytest.raises(ValueError, match="weights"):

@@ -13,6 +13,7 @@ from torch.distributions.kl import register_kl
 from ...core.errors import ParameterError, ShapeError
 from ...core.inputs import is_number
 from ...core.registry import get
+from ..latents import exponential, wide
 from . import normal
 from .base import All, FormulaError, SparseDistribution, alike, sparse_simplex, together
 from .bits import GaussianSparsemaxBit, HardConcrete
@@ -38,7 +39,7 @@ class SparsemaxOf(SparseDistribution, ABC):
 
     @abstractmethod
     def score(self) -> Tensor:
-        """A sample of x (*batch, K) in the parameters' dtype, differentiable; the batch is what was expanded to."""
+        """A sample of x (*batch, K), in float32 at least, differentiable; the batch is what was expanded to."""
 
     @abstractmethod
     def log_density_of_face(self, y: Tensor) -> Tensor:
@@ -74,7 +75,7 @@ class SparsemaxOf(SparseDistribution, ABC):
         return torch.stack([first, 1 - first], -1).to(self.dtype)
 
     def draw(self, sample_shape: Size) -> Tensor:
-        return get("sparsemax")(self.expand(sample_shape + self.batch_shape).score())
+        return get("sparsemax")(self.expand(sample_shape + self.batch_shape).score()).to(self.dtype)
 
 
 @register_kl(SparsemaxOf, SparsemaxOf)
@@ -130,7 +131,8 @@ class GaussianSparsemax(SparsemaxOf):
         )
 
     def score(self) -> Tensor:
-        return self.loc + self.scale * torch.randn_like(self.scale.expand(self.batch_shape + self.event_shape))
+        loc, scale = wide(self.loc), wide(self.scale)
+        return loc + scale * torch.randn_like(scale)
 
     def log_density_of_face(self, y: Tensor) -> Tensor:
         r"""log of k times the integral over t of prod_{y_i > 0} N(y_i + t) prod_{y_j = 0} P(x_j <= t)."""
@@ -224,8 +226,8 @@ class KDHardConcrete(SparsemaxOf):
         )
 
     def score(self) -> Tensor:
-        noise = -torch.empty_like(self.scores.contiguous()).exponential_().log()
-        return self.stretch * ((self.scores + noise) / self.temperature.unsqueeze(-1)).softmax(-1)
+        scores, temperature = wide(self.scores), wide(self.temperature).unsqueeze(-1)
+        return self.stretch * ((scores - exponential(scores.contiguous()).log()) / temperature).softmax(-1)
 
     def log_density_of_face(self, y: Tensor) -> Tensor:
         if bool((y == 0).any()):
