@@ -315,6 +315,36 @@ def test_half_precision(dtype):
             assert torch.allclose(d.log_prob(y).double(), wide.log_prob(y.double()), rtol=rounding, atol=rounding)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_does_not_round_to_another_face(dtype):
+    # A sample that rounds to 1 would make the point's frequency too high, by 1 % here.
+    half = torch.tensor(0.5, dtype=dtype)
+    for d in (ts.latent.GaussianSparsemaxBit(half, 0.5), ts.latent.HardConcrete(half), ts.latent.HardKuma(half, half)):
+        y = d.sample((400000,))
+        wide = type(d)(*(getattr(d, name).double() for name in d.tensors))
+        for end in (0.0, 1.0):
+            assert mean_is((y == end).double(), wide.log_prob(torch.tensor(end, dtype=D)).exp())
+    near = torch.tensor([-0.5, 0.0, 1e-9, 0.5, 1 - 1e-9, 1.0, 1.5], dtype=D, requires_grad=True)
+    y = d.clamped(near)
+    assert torch.equal((y > 0) & (y < 1), (near > 0) & (near < 1))
+    (slope,) = torch.autograd.grad(y.sum(), near)
+    assert slope[[0, 2, 3, 4, 6]].tolist() == [0, 1, 1, 1, 0]
+
+
+def test_a_face_is_known_by_its_zeros():
+    # Also where the other coordinate is rounded: of two coordinates as of three.
+    for tiny in (0.0, -0.0, 1e-300, 2.0**-60, 2.0**-53):
+        for two, three in ([1.0, tiny], [1.0, tiny, 0.0]), ([tiny, 1.0], [tiny, 1.0, 0.0]):
+            d = ts.latent.GaussianSparsemax(torch.tensor([0.3, 0.0], dtype=D), 0.7)
+            e = ts.latent.GaussianSparsemax(torch.tensor([0.3, 0.0, -60.0], dtype=D), 0.7)
+            found = d.log_prob(torch.tensor(two, dtype=D))
+            assert torch.allclose(found, e.log_prob(torch.tensor(three, dtype=D)), rtol=1e-12)
+            assert (found == d.log_prob(torch.tensor([1.0 - round(two[1]), round(two[1])], dtype=D))) == (tiny == 0)
+    free = ts.latent.GaussianSparsemax(torch.zeros(2), 1.0, validate_args=False)
+    for value in ([math.nan, 1.0], [1.0, math.nan], [0.0, math.nan], [math.nan, 0.0]):
+        assert free.log_prob(torch.tensor(value)).isnan()
+
+
 def test_noise_that_rounds_to_zero_in_half_precision(monkeypatch):
     # Exponential variables of 2^-26, which are zero there, would be an infinite score.
     monkeypatch.setattr(torch.Tensor, "exponential_", lambda x, **options: x.fill_(2.0**-26))

@@ -11,6 +11,7 @@ from torch.nn.functional import logsigmoid
 
 from ...core.errors import ParameterError
 from ...core.inputs import is_number
+from ..latents import wide
 from . import normal
 from .base import together
 from .quadrature import smooth_nodes
@@ -72,8 +73,9 @@ class GaussianSparsemaxBit(Rectified):
         return loc + scale * torch.where(log_u < log_rest, tail, -tail)
 
     def draw(self, sample_shape: Size) -> Tensor:
-        noise = torch.randn(sample_shape + self.batch_shape, dtype=self.dtype, device=self.loc.device)
-        return (self.loc + self.scale * noise).clamp(0, 1)
+        loc, scale = wide(self.loc), wide(self.scale)
+        noise = torch.randn(sample_shape + self.batch_shape, dtype=loc.dtype, device=loc.device)
+        return self.clamped(loc + scale * noise)
 
     def cross_inside(self, other: Rectified) -> Tensor:
         if not isinstance(other, GaussianSparsemaxBit):

@@ -118,7 +118,15 @@ class Rectified(SparseDistribution, ABC):
         first, second = (torch.empty(shape, dtype=like.dtype, device=like.device).exponential_() for _ in range(2))
         logit = first.log() - second.log()
         log_sigmoid = torch.nn.functional.logsigmoid
-        return self.quantile_base(log_sigmoid(logit), log_sigmoid(-logit)).clamp(0, 1).to(self.dtype)
+        return self.clamped(self.quantile_base(log_sigmoid(logit), log_sigmoid(-logit)))
+
+    def clamped(self, x: Tensor) -> Tensor:
+        """min(max(x, 0), 1) in the parameters' dtype, in which no x of (0, 1) is rounded to an end: those would not
+        have the density of that point.
+        """
+        y, info = x.clamp(0, 1).to(self.dtype), torch.finfo(self.dtype)
+        inner = y.clamp(info.tiny, 1 - info.eps / 2)
+        return torch.where((x > 0) & (x < 1), y + (inner - y).detach(), y)
 
     # --- integrals ----------------------------------------------------------------------------------------------------
 

@@ -52,9 +52,17 @@ class SparsemaxOf(SparseDistribution, ABC):
 
     def log_density(self, value: Tensor) -> Tensor:
         if self.size == 2:
-            return self.binary().log_density(value[..., 0].clamp(0, 1))
+            return self.binary().log_density(self._first(value))
         (like,) = self.wide(next(iter(self.tensors)))
         return self.log_density_of_face(value.to(like.dtype))
+
+    def _first(self, value: Tensor) -> Tensor:
+        """The first of two coordinates, from the smaller of them; 0 or 1 only where one of them is 0."""
+        (like,) = self.wide(next(iter(self.tensors)))
+        first, second = value.to(like.dtype).unbind(-1)
+        x = torch.where(first < second, first.clamp_min(0), 1 - second)
+        x = torch.where(second <= 0, 1.0, x.clamp_max(1 - torch.finfo(x.dtype).eps / 2))
+        return torch.where(first.isnan(), first, x)
 
     def _of_binary(self, what: str) -> Rectified:
         if self.size == 2:
