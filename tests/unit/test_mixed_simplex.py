@@ -101,6 +101,14 @@ def test_log_prob_is_that_of_adaptive_quadrature(ratio):
         assert d.log_prob(torch.tensor(y)).item() == pytest.approx(reference(y, loc, scale), rel=1e-10, abs=1e-11)
 
 
+def test_log_prob_where_many_coordinates_are_dropped():
+    # They move the maximum of the integrand far beyond what the face alone would have it at.
+    d = ts.latent.GaussianSparsemax(torch.zeros(2000, dtype=D), 1.0)
+    vertex = torch.eye(2000, dtype=D)[0]
+    expected = integrate.quad(lambda t: stats.norm.pdf(t + 1) * stats.norm.cdf(t) ** 1999, 0, 12, epsabs=0)[0]
+    assert d.log_prob(vertex).exp().item() == pytest.approx(expected, rel=1e-9, abs=0)
+
+
 def test_densities_of_all_faces_sum_to_one_and_are_those_of_samples():
     d = ts.latent.GaussianSparsemax(LOC, SCALE)
     masses = face_masses(d)

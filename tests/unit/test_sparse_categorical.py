@@ -106,6 +106,8 @@ def test_categories_that_do_not_exist_are_impossible():
     d = ts.latent.SparseCategorical(torch.tensor([0.5, 0.5]), validate_args=False)
     assert d.log_prob(torch.tensor([2.0, -1.0, 0.5, math.nan, math.inf])).tolist() == [-math.inf] * 5
     assert d.log_prob(torch.tensor([True, False])).exp().tolist() == [0.5, 0.5]
+    unknown = ts.latent.SparseCategorical(torch.tensor([math.nan, 0.5]), validate_args=False)
+    assert unknown.log_prob(torch.tensor(0)).isnan()
 
 
 def test_categories_mode_expand_and_shapes():
@@ -239,6 +241,15 @@ def test_bits_mode_sample_and_enumeration():
     e = d.expand((5, 2))
     assert e.sample((4,)).shape == (4, 5, 2, 3)
     assert torch.equal(e.entropy()[3], d.entropy())
+
+
+def test_bits_of_equal_probability_and_bits_that_are_masked():
+    v = torch.tensor([[0.0, 1.0], [1.0, 1.0], [0.0, 1.0], [math.nan, 7.0]])
+    kept = torch.tensor([True, True, True, False])
+    d = ts.latent.SparseBitVector(v, torch.tensor([0.25, 0.5, 0.25, math.nan]), kept)
+    assert d.mode.tolist() == [0, 1]
+    assert d.marginals.tolist() == [0.5, 1]
+    assert d.entropy().item() == pytest.approx(math.log(2))
 
 
 def test_bits_from_solutions():

@@ -180,4 +180,6 @@ def _kl_dense(p: SparseCategorical, q: Categorical) -> Tensor:
 def _check_counts(p: SparseCategorical, q: SparseCategorical | Categorical) -> None:
     counts = p.probs.shape[-1], q.probs.shape[-1]
     if counts[0] != counts[1]:
-        raise ShapeError(f"Distributions of {counts[0]} and {counts[1]} categories", "the same number", "Compare others")
+        raise ShapeError(
+            f"Distributions of {counts[0]} and {counts[1]} categories", "the same number", "Compare others"
+        )
