@@ -34,7 +34,8 @@ class GaussianSparsemaxBit(Rectified):
         any order; samples are differentiable in loc and scale.
 
     Complexity:
-        all in closed form (KL from a scale above 10 by 8 nodes), but mean and variance, and KL to a distribution of another family: quadrature of 201 nodes.
+        all in closed form (entropy and KL from a scale above 10 by 8 nodes), but mean and variance, and KL to a
+        distribution of another family: quadrature of 201 nodes.
 
     Example:
         >>> import torch, tsallis as ts
