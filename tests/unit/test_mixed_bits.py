@@ -134,6 +134,31 @@ def test_quadrature_is_the_closed_form():
     assert torch.allclose(ts.latent.Rectified.cross_inside(d, e), d.cross_inside(e), rtol=1e-12, atol=1e-15)
 
 
+@pytest.mark.parametrize("scale", [10.0, 10.1, 1e2, 1e6, 1e12, 1e18])
+def test_kl_of_a_wide_gaussian_is_that_of_quadrature(scale):
+    # Differences of the normal distribution's moments leave nothing here, and are multiplied by scale^2 / scale_q^2.
+    d = ts.latent.GaussianSparsemaxBit(torch.tensor(0.3, dtype=D), scale)
+    e = ts.latent.GaussianSparsemaxBit(torch.tensor(0.4, dtype=D), 0.01)
+    inside = integrate.quad(lambda x: stats.norm.pdf(x, 0.3, scale) * -stats.norm.logpdf(x, 0.4, 0.01), 0, 1, epsabs=0)
+    assert d.cross_inside(e).item() == pytest.approx(inside[0], rel=1e-10, abs=0)
+    points = sum(
+        math.exp(p) * (p - q)
+        for p, q in [
+            (stats.norm.logcdf(0, 0.3, scale), stats.norm.logcdf(0, 0.4, 0.01)),
+            (stats.norm.logsf(1, 0.3, scale), stats.norm.logsf(1, 0.4, 0.01)),
+        ]
+    )
+    own = integrate.quad(lambda x: stats.norm.pdf(x, 0.3, scale) * stats.norm.logpdf(x, 0.3, scale), 0, 1, epsabs=0)
+    assert kl_divergence(d, e).item() == pytest.approx(points + own[0] + inside[0], rel=1e-10)
+
+
+def test_the_mean_of_what_is_hardly_ever_positive():
+    # P(X <= 1) - P(X <= 0) would be 0.
+    d = ts.latent.GaussianSparsemaxBit(torch.tensor(-10.0, dtype=D), 1.0)
+    expected = integrate.quad(lambda x: stats.norm.sf(x, -10.0), 0, 1, epsabs=0)[0]
+    assert d.mean.item() == pytest.approx(expected, rel=1e-10, abs=0)
+
+
 def test_hard_concrete_penalty_is_the_published_formula():
     loc, temperature = torch.linspace(-5, 5, 11, dtype=D), 0.6
     d = ts.latent.HardConcrete(loc, temperature, low=-0.2, high=1.3)
@@ -155,7 +180,7 @@ def test_probabilities_that_underflow_keep_their_logarithm():
     concrete = ts.latent.HardConcrete(torch.tensor(-2000.0, dtype=D), 0.5).log_prob(ends)
     assert concrete[1].item() == pytest.approx(-2000 - 0.5 * math.log(11), rel=1e-13)
     mpmath.mp.dps = 60
-    for a, b in [(400.0, 3.0), (5e4, 1e3), (0.01, 1e3), (1e-3, 2e3)]:
+    for a, b in [(400.0, 3.0), (4.0, 2.0), (4.0, 1e-6), (5e4, 1e3), (0.01, 1e3), (1e-3, 2e3)]:
         d = ts.latent.HardKuma(torch.tensor(a, dtype=D), torch.tensor(b, dtype=D)).log_prob(ends)
         low, high = mpmath.mpf(-0.1), mpmath.mpf(1.1)
         t = [-low / (high - low), (1 - low) / (high - low)]
@@ -181,7 +206,7 @@ def test_derivatives(family, point):
         lambda *x: cls(*x).cdf(values),
         lambda *x: cls(*x).icdf(torch.tensor([[0.4], [0.55]], dtype=D)),
     ):
-        assert torch.autograd.gradcheck(f, x, atol=1e-7)
+        assert torch.autograd.gradcheck(f, x, atol=1e-7, check_forward_ad=True)
     assert torch.autograd.gradgradcheck(lambda *x: cls(*x).entropy(), x, atol=1e-6)
     y = torch.tensor([0.3, 0.7], dtype=D, requires_grad=True)
     assert torch.autograd.gradcheck(lambda y: cls(*x).log_prob(y), y)
@@ -271,6 +296,9 @@ def test_shapes_validation_and_expansion(family):
     free = cls(torch.tensor(0.5), torch.tensor(0.5), validate_args=False)
     assert free.log_prob(torch.tensor([-0.1, 1.1])).tolist() == [-math.inf, -math.inf]
     assert free.log_prob(torch.tensor(math.nan)).isnan()
+    x = torch.tensor([0.5, 0.7], requires_grad=True)
+    (slope,) = torch.autograd.grad(cls(*x, validate_args=False).log_prob(torch.tensor([-0.5, 0.3, 1.5]))[1], x)
+    assert slope.isfinite().all()
     for wrong in (-1.0, 0.0, math.nan):
         with pytest.raises(ValueError, match="constraint"):
             cls(torch.tensor(0.5), torch.tensor(wrong))

@@ -120,6 +120,8 @@ def test_mixed_dirichlet_refusals():
             ts.latent.MixedDirichlet(torch.ones(3), **wrong)
     with pytest.raises(ShapeError):
         ts.latent.MixedDirichlet(torch.ones(3), torch.zeros(4))
+    with pytest.raises(ShapeError, match="Batches"):
+        ts.latent.MixedDirichlet(torch.ones(2, 3), torch.zeros(4, 3))
     with pytest.raises(ShapeError):
         ts.latent.MixedDirichlet(torch.ones(3), face_probs=torch.ones(8) / 8)
     with pytest.raises(ValueError, match="face_probs"):

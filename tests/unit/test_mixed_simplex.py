@@ -101,6 +101,14 @@ def test_log_prob_is_that_of_adaptive_quadrature(ratio):
         assert d.log_prob(torch.tensor(y)).item() == pytest.approx(reference(y, loc, scale), rel=1e-10, abs=1e-11)
 
 
+def test_log_prob_where_many_coordinates_are_dropped():
+    # They move the maximum of the integrand far beyond what the face alone would have it at.
+    d = ts.latent.GaussianSparsemax(torch.zeros(2000, dtype=D), 1.0)
+    vertex = torch.eye(2000, dtype=D)[0]
+    expected = integrate.quad(lambda t: stats.norm.pdf(t + 1) * stats.norm.cdf(t) ** 1999, 0, 12, epsabs=0)[0]
+    assert d.log_prob(vertex).exp().item() == pytest.approx(expected, rel=1e-9, abs=0)
+
+
 def test_densities_of_all_faces_sum_to_one_and_are_those_of_samples():
     d = ts.latent.GaussianSparsemax(LOC, SCALE)
     masses = face_masses(d)
@@ -215,6 +223,7 @@ def test_numbers_have_the_precision_of_the_tensors():
     assert ts.latent.GaussianSparsemax(LOC, 0.7).scale[0].item() == 0.7
     assert ts.latent.GaussianSparsemax(torch.tensor([1, 0]), 0.5).scale.tolist() == [0.5, 0.5]
     assert ts.latent.GaussianSparsemaxBit(torch.tensor(1), 0.5).scale.item() == 0.5
+    assert ts.latent.GaussianSparsemaxBit(torch.tensor(1, dtype=D), np.float32(0.5)).scale.dtype == D
 
 
 def test_values_and_distributions_of_another_size_are_refused():
@@ -226,6 +235,8 @@ def test_values_and_distributions_of_another_size_are_refused():
         d.expand((4,)).log_prob(torch.eye(3))
     with pytest.raises(ShapeError, match="same shape"):
         kl_divergence(d, ts.latent.KDHardConcrete(LOC[:2], 0.5))
+    with pytest.raises(ShapeError, match="Batches"):
+        kl_divergence(d.expand((2,)), d.expand((3,)))
     assert d.log_prob(torch.tensor([1, 0, 0])) == d.log_prob(torch.eye(3, dtype=D)[0])
     free = ts.latent.MixedDirichlet(ALPHA, SCORES, validate_args=False), d.expand(())
     free[1]._validate_args = False
@@ -310,6 +321,44 @@ def test_half_precision(dtype):
             wide = type(d)(*(getattr(d, name).double() for name in d.tensors), validate_args=False)
             rounding = torch.finfo(dtype).eps
             assert torch.allclose(d.log_prob(y).double(), wide.log_prob(y.double()), rtol=rounding, atol=rounding)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_does_not_round_to_another_face(dtype):
+    # A sample that rounds to 1 would make the point's frequency too high, by 1 % here.
+    half = torch.tensor(0.5, dtype=dtype)
+    for d in (ts.latent.GaussianSparsemaxBit(half, 0.5), ts.latent.HardConcrete(half), ts.latent.HardKuma(half, half)):
+        y = d.sample((400000,))
+        wide = type(d)(*(getattr(d, name).double() for name in d.tensors))
+        for end in (0.0, 1.0):
+            assert mean_is((y == end).double(), wide.log_prob(torch.tensor(end, dtype=D)).exp())
+    near = torch.tensor([-0.5, 0.0, 1e-9, 0.5, 1 - 1e-9, 1.0, 1.5], dtype=D, requires_grad=True)
+    y = d.clamped(near)
+    assert torch.equal((y > 0) & (y < 1), (near > 0) & (near < 1))
+    (slope,) = torch.autograd.grad(y.sum(), near)
+    assert slope[[0, 2, 3, 4, 6]].tolist() == [0, 1, 1, 1, 0]
+
+
+def test_a_face_is_known_by_its_zeros():
+    # Also where the other coordinate is rounded: of two coordinates as of three.
+    for tiny in (0.0, -0.0, 1e-300, 2.0**-60, 2.0**-53):
+        for two, three in ([1.0, tiny], [1.0, tiny, 0.0]), ([tiny, 1.0], [tiny, 1.0, 0.0]):
+            d = ts.latent.GaussianSparsemax(torch.tensor([0.3, 0.0], dtype=D), 0.7)
+            e = ts.latent.GaussianSparsemax(torch.tensor([0.3, 0.0, -60.0], dtype=D), 0.7)
+            found = d.log_prob(torch.tensor(two, dtype=D))
+            assert torch.allclose(found, e.log_prob(torch.tensor(three, dtype=D)), rtol=1e-12)
+            assert (found == d.log_prob(torch.tensor([1.0 - round(two[1]), round(two[1])], dtype=D))) == (tiny == 0)
+    free = ts.latent.GaussianSparsemax(torch.zeros(2), 1.0, validate_args=False)
+    for value in ([math.nan, 1.0], [1.0, math.nan], [0.0, math.nan], [math.nan, 0.0]):
+        assert free.log_prob(torch.tensor(value)).isnan()
+
+
+def test_noise_that_rounds_to_zero_in_half_precision(monkeypatch):
+    # Exponential variables of 2^-26, which are zero there, would be an infinite score.
+    monkeypatch.setattr(torch.Tensor, "exponential_", lambda x, **options: x.fill_(2.0**-26))
+    y = ts.latent.KDHardConcrete(torch.zeros(3, dtype=torch.float16), 0.5).sample((4,))
+    assert y.dtype == torch.float16
+    assert torch.allclose(y, torch.full_like(y, 1 / 3), atol=1e-3)
 
 
 def test_empty_batches():

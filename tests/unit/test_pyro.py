@@ -1,6 +1,8 @@
 """The distributions as sample sites of Pyro."""
 
+import copy
 import math
+import pickle
 
 import pytest
 import torch
@@ -153,3 +155,7 @@ def test_a_pyro_distribution_stays_one(pyro):
     assert type(d.to_pyro()) is type(d) is type(d.expand((2, 3)))
     assert kl_divergence(d, ts.latent.HardKuma(torch.ones(3), 1.0)).shape == (3,)
     assert d.mask(torch.tensor([True, False, True])).log_prob(torch.zeros(3))[1] == 0
+    for again in (pickle.loads(pickle.dumps(d)), copy.deepcopy(d)):
+        assert type(again) is type(d)
+        assert again.batch_shape == d.batch_shape
+        assert torch.equal(again.loc, d.loc)

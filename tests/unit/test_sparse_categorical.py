@@ -102,6 +102,14 @@ def test_categories_support_is_of_what_has_probability():
         d.log_prob(torch.tensor([0.5, 1, 1]))
 
 
+def test_categories_that_do_not_exist_are_impossible():
+    d = ts.latent.SparseCategorical(torch.tensor([0.5, 0.5]), validate_args=False)
+    assert d.log_prob(torch.tensor([2.0, -1.0, 0.5, math.nan, math.inf])).tolist() == [-math.inf] * 5
+    assert d.log_prob(torch.tensor([True, False])).exp().tolist() == [0.5, 0.5]
+    unknown = ts.latent.SparseCategorical(torch.tensor([math.nan, 0.5]), validate_args=False)
+    assert unknown.log_prob(torch.tensor(0)).isnan()
+
+
 def test_categories_mode_expand_and_shapes():
     d = ts.latent.SparseCategorical(P)
     assert d.mode.tolist() == [0, 1, 0]
@@ -169,6 +177,20 @@ def test_kl_of_categories():
     assert torch.allclose(uniform, math.log(5) - same.entropy())
     lacking = Categorical(torch.tensor([0.0, 1, 0, 0, 0], dtype=D))
     assert kl_divergence(same, lacking).tolist() == [math.inf, pytest.approx(0, abs=1e-12), math.inf]
+    for count in (1, 2):
+        other = torch.full((count,), 1 / count, dtype=D)
+        for q in (ts.latent.SparseCategorical(other), Categorical(other)):
+            with pytest.raises(ShapeError, match="categories"):
+                kl_divergence(same, q)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, D])
+def test_kl_of_categories_to_logits_whose_probability_underflows(dtype):
+    half = ts.latent.SparseCategorical(torch.tensor([0.5, 0.5], dtype=dtype))
+    q = Categorical(logits=torch.tensor([0.0, -1000.0], dtype=dtype))
+    assert q.probs[1] == 0
+    assert kl_divergence(half, q).item() == pytest.approx(500 - math.log(2))
+    assert kl_divergence(half, Categorical(logits=torch.tensor([0.0, -math.inf], dtype=dtype))) == math.inf
 
 
 # --- bit vectors ------------------------------------------------------------------------------------------------------
@@ -221,6 +243,15 @@ def test_bits_mode_sample_and_enumeration():
     assert torch.equal(e.entropy()[3], d.entropy())
 
 
+def test_bits_of_equal_probability_and_bits_that_are_masked():
+    v = torch.tensor([[0.0, 1.0], [1.0, 1.0], [0.0, 1.0], [math.nan, 7.0]])
+    kept = torch.tensor([True, True, True, False])
+    d = ts.latent.SparseBitVector(v, torch.tensor([0.25, 0.5, 0.25, math.nan]), kept)
+    assert d.mode.tolist() == [0, 1]
+    assert d.marginals.tolist() == [0.5, 1]
+    assert d.entropy().item() == pytest.approx(math.log(2))
+
+
 def test_bits_from_solutions():
     x = torch.randn(3, 6, dtype=D, requires_grad=True)
     found = ts.structured.sparsemap(ts.structured.Budget(6, 3), x)
@@ -250,6 +281,10 @@ def test_kl_of_bits():
 def test_bits_refusals():
     with pytest.raises(ShapeError):
         ts.latent.SparseBitVector(V, W[:, :3])
+    with pytest.raises(ShapeError, match="bool"):
+        ts.latent.SparseBitVector(V, W, KEPT.double())
+    with pytest.raises(ShapeError, match="Batches"):
+        ts.latent.SparseBitVector(V, W[:1].expand(3, 4))
     with pytest.raises(ValueError, match="vertices"):
         ts.latent.SparseBitVector(V + 0.5, W, KEPT)
     with pytest.raises(ValueError, match="weights"):

@@ -96,7 +96,7 @@ class Categories:
 
     def relaxed(self, temperature: Tensor, generator: torch.Generator | None) -> Tensor:
         """Gumbel-softmax: (log p + Gumbel noise) / temperature through softmax."""
-        return ((self.log_probs - _exponential(self.log_probs, generator).log()) / temperature).softmax(-1)
+        return ((self.log_probs - exponential(self.log_probs, generator).log()) / temperature).softmax(-1)
 
     def hard(self, z: Tensor) -> Tensor:
         """Values as the points of the relaxed space that they are."""
@@ -141,7 +141,7 @@ class Bits:
 
     def relaxed(self, temperature: Tensor, generator: torch.Generator | None) -> Tensor:
         """(scores + logistic noise) / temperature through the sigmoid; the noise as a difference of two Gumbels'."""
-        noise = _exponential(self.scores, generator).log() - _exponential(self.scores, generator).log()
+        noise = exponential(self.scores, generator).log() - exponential(self.scores, generator).log()
         return ((self.scores + noise) / temperature).sigmoid()
 
     def hard(self, z: Tensor) -> Tensor:
@@ -177,7 +177,7 @@ def race(weights: Tensor, generator: torch.Generator | None) -> Tensor:
     has more.
     """
     # The power of two, which is exact, keeps quotients of the smallest numbers from becoming zero.
-    return largest(weights * 2.0**64 / _exponential(weights, generator))
+    return largest(weights * 2.0**64 / exponential(weights, generator))
 
 
 def largest(x: Tensor) -> Tensor:
@@ -185,7 +185,8 @@ def largest(x: Tensor) -> Tensor:
     return x.argmax(-1) if x.shape[-1] else torch.zeros(x.shape[:-1], dtype=torch.long, device=x.device)
 
 
-def _exponential(like: Tensor, generator: torch.Generator | None) -> Tensor:
+def exponential(like: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Standard exponential variables, like a floating tensor."""
     # Zero would be an infinite head start: the smallest positive number takes its place.
     return torch.empty_like(like).exponential_(generator=generator).clamp_min_(torch.finfo(like.dtype).tiny)
 

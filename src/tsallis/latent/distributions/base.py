@@ -60,8 +60,8 @@ def together(*values: Tensor | float) -> list[Tensor]:
     if not all(isinstance(v, Tensor) or is_number(v) for v in values):
         names = ", ".join(type(v).__name__ for v in values)
         raise ShapeError(f"Parameters of type {names}", "tensors or numbers", "Pass torch.as_tensor(...)")
-    # Numbers would take the dtype of integers.
-    values = tuple(v if not isinstance(v, Tensor) or v.is_floating_point() else 1.0 * v for v in values)
+    # Numbers would take the dtype of integers; torch knows no numbers of numpy.
+    values = tuple(float(v) if not isinstance(v, Tensor) else v if v.is_floating_point() else 1.0 * v for v in values)
     try:
         found = broadcast_all(*values)
     except RuntimeError:
@@ -72,6 +72,15 @@ def together(*values: Tensor | float) -> list[Tensor]:
         dtype = torch.promote_types(dtype, tensor.dtype)
     dtype = dtype if dtype.is_floating_point else torch.get_default_dtype()
     return [tensor.to(dtype) for tensor in found]
+
+
+def common_batch(*shapes: Size) -> Size:
+    """The shape that batches broadcast to."""
+    try:
+        return torch.broadcast_shapes(*shapes)
+    except RuntimeError:
+        given = ", ".join(str(tuple(shape)) for shape in shapes)
+        raise ShapeError(f"Batches of shapes {given}", "shapes that broadcast together", "Reshape them") from None
 
 
 def log_or_never(p: Tensor) -> Tensor:
@@ -183,7 +192,7 @@ def alike(p: SparseDistribution, q: SparseDistribution) -> tuple[Any, Any]:
             "the same shape",
             "Compare others",
         )
-    batch = torch.broadcast_shapes(p.batch_shape, q.batch_shape)
+    batch = common_batch(p.batch_shape, q.batch_shape)
     return p.expand(batch), q.expand(batch)
 
 
@@ -191,4 +200,17 @@ def alike(p: SparseDistribution, q: SparseDistribution) -> tuple[Any, Any]:
 def _pyro_class(cls: type[SparseDistribution]) -> type[SparseDistribution]:
     from pyro.distributions.torch_distribution import TorchDistributionMixin  # pyright: ignore[reportMissingImports]
 
-    return cls if issubclass(cls, TorchDistributionMixin) else type(cls.__name__, (cls, TorchDistributionMixin), {})
+    if issubclass(cls, TorchDistributionMixin):
+        return cls
+
+    def reduce(self: Any) -> tuple[Any, ...]:
+        # The class is made here and has no name to be found by; the one it is made of has.
+        return _restored, (cls, self.__dict__)
+
+    return type(cls.__name__, (cls, TorchDistributionMixin), {"__reduce__": reduce, "__module__": cls.__module__})
+
+
+def _restored(cls: type[SparseDistribution], state: dict[str, Any]) -> SparseDistribution:
+    new = object.__new__(_pyro_class(cls))
+    new.__dict__.update(state)
+    return new

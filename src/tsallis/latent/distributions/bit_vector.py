@@ -14,7 +14,7 @@ from ...core.inputs import check_scores, check_tensor
 from ...core.numerics import compute_dtype
 from ...structured import StructuredSolution, TopStructures
 from ..latents import bit_entropies, shannon
-from .base import All, SparseDistribution, alike, log_or_never, sparse_simplex
+from .base import All, SparseDistribution, alike, common_batch, log_or_never, sparse_simplex
 from .categorical import divergence, draw
 
 _BITS = All(constraints.boolean)
@@ -82,7 +82,9 @@ class SparseBitVector(SparseDistribution):
                 "(..., S, D), (..., S) and (..., S)",
                 "Give each vertex a weight",
             )
-        batch = torch.broadcast_shapes(vertices.shape[:-2], weights.shape[:-1], kept.shape[:-1])
+        if kept.dtype != torch.bool:
+            raise ShapeError(f"mask of dtype {kept.dtype}", "torch.bool, True = keep", "Pass mask.bool()")
+        batch = common_batch(vertices.shape[:-2], weights.shape[:-1], kept.shape[:-1])
         self.weights = torch.where(kept, weights, 0.0).expand(*batch, -1)
         self.vertices = torch.where(kept[..., None], vertices.to(weights.dtype), 0.0).expand(*batch, -1, -1)
         super().__init__(batch, vertices.shape[-1:], validate_args)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch import Size, Tensor
 from torch.distributions import Categorical, constraints
 from torch.distributions.kl import register_kl
 
-from ...core.errors import ParameterError
+from ...core.errors import ParameterError, ShapeError
 from ...core.inputs import check_scores
 from ...core.mapping import HALF, Mapping
 from ...core.numerics import compute_dtype, safe_log
@@ -133,7 +134,8 @@ class SparseCategorical(SparseDistribution):
         return _in_range(value, self.probs.shape[-1])
 
     def log_density(self, value: Tensor) -> Tensor:
-        return log_or_never(chosen(self._rows, value))
+        exists = _in_range(value, self.probs.shape[-1])
+        return log_or_never(torch.where(exists, chosen(self._rows, value), 0.0))
 
     @property
     def _rows(self) -> Tensor:
@@ -163,10 +165,21 @@ class SparseCategorical(SparseDistribution):
 
 @register_kl(SparseCategorical, SparseCategorical)
 def _kl(p: SparseCategorical, q: SparseCategorical) -> Tensor:
+    _check_counts(p, q)
     return divergence(p._rows, log_or_never(q._rows)).to(p.dtype)
 
 
 @register_kl(SparseCategorical, Categorical)
 def _kl_dense(p: SparseCategorical, q: Categorical) -> Tensor:
-    # torch keeps logits of zeros finite.
-    return divergence(p._rows, torch.where(q.probs == 0, -torch.inf, q.logits)).to(p.dtype)
+    _check_counts(p, q)
+    # torch gives a probability of zero the logarithm of the smallest number next to one. A logit far below is its own.
+    replaced = (q.probs == 0) & (q.logits > 2 * math.log(torch.finfo(q.logits.dtype).eps))
+    return divergence(p._rows, torch.where(replaced, -torch.inf, q.logits)).to(p.dtype)
+
+
+def _check_counts(p: SparseCategorical, q: SparseCategorical | Categorical) -> None:
+    counts = p.probs.shape[-1], q.probs.shape[-1]
+    if counts[0] != counts[1]:
+        raise ShapeError(
+            f"Distributions of {counts[0]} and {counts[1]} categories", "the same number", "Compare others"
+        )

@@ -13,7 +13,7 @@ from ...core.errors import ParameterError, ShapeError
 from ...core.inputs import check_scores
 from ...core.numerics import compute_dtype
 from ..latents import shannon
-from .base import All, SparseDistribution, alike, log_or_never, sparse_simplex
+from .base import All, SparseDistribution, alike, common_batch, log_or_never, sparse_simplex
 from .categorical import divergence, draw
 
 MOST = 12
@@ -88,7 +88,7 @@ class MixedDirichlet(SparseDistribution):
             face_probs = check_scores(face_probs, "face_probs")
             _check_last(face_probs, 2**size - 1, "face_probs")
             log_faces = log_or_never(face_probs.to(compute_dtype(face_probs)))
-        batch = torch.broadcast_shapes(concentration.shape[:-1], log_faces.shape[:-1])
+        batch = common_batch(concentration.shape[:-1], log_faces.shape[:-1])
         self.concentration = concentration.expand(*batch, -1)
         # More digits than the dtype has: their exponentials are to sum to one.
         self.log_faces = log_faces.expand(*batch, -1)
@@ -157,7 +157,7 @@ class MixedDirichlet(SparseDistribution):
 
     def draw(self, sample_shape: Size) -> Tensor:
         (alpha,) = self.wide("concentration")
-        face = self._faces[draw(self.face_probs, sample_shape)]
+        face = self._faces[draw(self.log_faces.exp(), sample_shape)]
         alpha = alpha.expand(face.shape)
         # G(alpha) = G(alpha + 1) U^(1/alpha) in logarithms: for small alpha the gamma variables would all be 0.
         gamma = torch.distributions.Gamma(alpha + 1, torch.ones_like(alpha), validate_args=False).sample()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,6 +13,13 @@ _HALF_NODES = 100
 _EDGE = 40.0  # nodes end where the logistic function is within e^-40 of its limits
 _LEVELS = (60.0, 40.0, 40.0)
 _CONCAVE_NODES = 192
+# Nodes and weights of Gauss and Legendre on [-1, 1], the positive half of 8.
+_LEGENDRE = (
+    (0.18343464249564978, 0.36268378337836166),
+    (0.525532409916329, 0.3137066458778869),
+    (0.7966664774136267, 0.22238103445337443),
+    (0.9602898564975362, 0.10122853629037706),
+)
 
 
 def unit_nodes(like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -23,6 +31,39 @@ def unit_nodes(like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     x = math.pi * t.sinh()
     u, rest = x.sigmoid(), (-x).sigmoid()
     return u, rest, (end / _HALF_NODES) * math.pi * t.cosh() * u * rest
+
+
+def smooth_nodes(like: Tensor) -> tuple[Tensor, Tensor]:
+    """(nodes, weights) for integrals over [0, 1] of functions that polynomials approximate well (Gauss-Legendre)."""
+    pairs = [((1 + side * x) / 2, w / 2) for x, w in _LEGENDRE for side in (-1, 1)]
+    nodes, weights = torch.tensor(pairs, dtype=like.dtype, device=like.device).T.reshape(2, -1, *[1] * like.dim())
+    return nodes, weights
+
+
+class _Constant(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return torch.zeros_like(tangent)
+
+
+def constant(x: Tensor) -> Tensor:
+    """x without derivatives, in forward mode too, which neither ``no_grad`` nor ``detach`` concerns."""
+    # Dynamo cannot trace a Function with a jvp, and has no forward mode.
+    return x.detach() if torch.compiler.is_compiling() else _Constant.apply(x)  # pyright: ignore[reportReturnType]
 
 
 def _crossing(low: Tensor, high: Tensor, inside: Callable[[Tensor], Tensor], rounds: int) -> Tensor:

@@ -10,7 +10,7 @@ from torch.distributions import constraints
 from torch.distributions.kl import register_kl
 
 from .base import SparseDistribution, alike
-from .quadrature import unit_nodes
+from .quadrature import constant, unit_nodes
 
 
 def weighted(log_p: Tensor, x: Tensor) -> Tensor:
@@ -118,7 +118,15 @@ class Rectified(SparseDistribution, ABC):
         first, second = (torch.empty(shape, dtype=like.dtype, device=like.device).exponential_() for _ in range(2))
         logit = first.log() - second.log()
         log_sigmoid = torch.nn.functional.logsigmoid
-        return self.quantile_base(log_sigmoid(logit), log_sigmoid(-logit)).clamp(0, 1).to(self.dtype)
+        return self.clamped(self.quantile_base(log_sigmoid(logit), log_sigmoid(-logit)))
+
+    def clamped(self, x: Tensor) -> Tensor:
+        """min(max(x, 0), 1) in the parameters' dtype, in which no x of (0, 1) is rounded to an end: those would not
+        have the density of that point.
+        """
+        y, info = x.clamp(0, 1).to(self.dtype), torch.finfo(self.dtype)
+        inner = y.clamp(info.tiny, 1 - info.eps / 2)
+        return torch.where((x > 0) & (x < 1), y + (inner - y).detach(), y)
 
     # --- integrals ----------------------------------------------------------------------------------------------------
 
@@ -137,9 +145,9 @@ class Rectified(SparseDistribution, ABC):
             x = self.quantile_base(
                 (below + mass * u).clamp_min(tiny).log(), (beyond + mass * rest).clamp_min(tiny).log()
             ).clamp(0, 1)
-            weights = mass * weights
+        x, weights = constant(x), constant(mass * weights)
         log_density = self.log_density_base(x)
-        return x, weights * (log_density - log_density.detach()).exp()
+        return x, weights * (log_density - constant(log_density)).exp()
 
     def cross_inside(self, other: Rectified) -> Tensor:
         """The integral of -p(x) log q(x) over (0, 1)."""

@@ -13,6 +13,7 @@ from torch.distributions.kl import register_kl
 from ...core.errors import ParameterError, ShapeError
 from ...core.inputs import is_number
 from ...core.registry import get
+from ..latents import exponential, wide
 from . import normal
 from .base import All, FormulaError, SparseDistribution, alike, sparse_simplex, together
 from .bits import GaussianSparsemaxBit, HardConcrete
@@ -38,7 +39,7 @@ class SparsemaxOf(SparseDistribution, ABC):
 
     @abstractmethod
     def score(self) -> Tensor:
-        """A sample of x (*batch, K) in the parameters' dtype, differentiable; the batch is what was expanded to."""
+        """A sample of x (*batch, K), in float32 at least, differentiable; the batch is what was expanded to."""
 
     @abstractmethod
     def log_density_of_face(self, y: Tensor) -> Tensor:
@@ -51,9 +52,17 @@ class SparsemaxOf(SparseDistribution, ABC):
 
     def log_density(self, value: Tensor) -> Tensor:
         if self.size == 2:
-            return self.binary().log_density(value[..., 0].clamp(0, 1))
+            return self.binary().log_density(self._first(value))
         (like,) = self.wide(next(iter(self.tensors)))
         return self.log_density_of_face(value.to(like.dtype))
+
+    def _first(self, value: Tensor) -> Tensor:
+        """The first of two coordinates, from the smaller of them; 0 or 1 only where one of them is 0."""
+        (like,) = self.wide(next(iter(self.tensors)))
+        first, second = value.to(like.dtype).unbind(-1)
+        x = torch.where(first < second, first.clamp_min(0), 1 - second)
+        x = torch.where(second <= 0, 1.0, x.clamp_max(1 - torch.finfo(x.dtype).eps / 2))
+        return torch.where(first.isnan(), first, x)
 
     def _of_binary(self, what: str) -> Rectified:
         if self.size == 2:
@@ -74,7 +83,7 @@ class SparsemaxOf(SparseDistribution, ABC):
         return torch.stack([first, 1 - first], -1).to(self.dtype)
 
     def draw(self, sample_shape: Size) -> Tensor:
-        return get("sparsemax")(self.expand(sample_shape + self.batch_shape).score())
+        return get("sparsemax")(self.expand(sample_shape + self.batch_shape).score()).to(self.dtype)
 
 
 @register_kl(SparsemaxOf, SparsemaxOf)
@@ -130,7 +139,8 @@ class GaussianSparsemax(SparsemaxOf):
         )
 
     def score(self) -> Tensor:
-        return self.loc + self.scale * torch.randn_like(self.scale.expand(self.batch_shape + self.event_shape))
+        loc, scale = wide(self.loc), wide(self.scale)
+        return loc + scale * torch.randn_like(scale)
 
     def log_density_of_face(self, y: Tensor) -> Tensor:
         r"""log of k times the integral over t of prod_{y_i > 0} N(y_i + t) prod_{y_j = 0} P(x_j <= t)."""
@@ -224,8 +234,8 @@ class KDHardConcrete(SparsemaxOf):
         )
 
     def score(self) -> Tensor:
-        noise = -torch.empty_like(self.scores.contiguous()).exponential_().log()
-        return self.stretch * ((self.scores + noise) / self.temperature.unsqueeze(-1)).softmax(-1)
+        scores, temperature = wide(self.scores), wide(self.temperature).unsqueeze(-1)
+        return self.stretch * ((scores - exponential(scores.contiguous()).log()) / temperature).softmax(-1)
 
     def log_density_of_face(self, y: Tensor) -> Tensor:
         if bool((y == 0).any()):
