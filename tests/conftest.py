@@ -23,3 +23,5 @@ if find_spec("triton") and not torch.cuda.is_available():
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
+    # torch's default; Pyro switches it off for the process while it is imported.
+    torch.distributions.Distribution.set_default_validate_args(True)
