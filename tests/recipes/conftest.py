@@ -61,16 +61,15 @@ def train_watched(recipe: ModuleType, members: Sequence[Member], folder: Path) -
     return results, read
 
 
-def train_interrupted(recipe: ModuleType, task: type, config: Any, folder: Path, at: int) -> tuple[Result, int]:
-    """The result of a training that stopped before its step number ``at`` and went on from its checkpoint; how often a
-    step was begun.
+def train_interrupted(recipe: ModuleType, task: type, config: Any, folder: Path, at: int) -> tuple[Result, list[int]]:
+    """The result of a training that stopped before its step number ``at`` and went on from its checkpoint; and
+    the numbers, each in its epoch, of the steps that were begun.
     """
-    step, begun = task.training_step, 0
+    step, begun = task.training_step, []
 
     def stopping(self, batch, number):
-        nonlocal begun
-        begun += 1
-        if begun == at:
+        begun.append(number)
+        if len(begun) == at:
             raise KeyboardInterrupt
         return step(self, batch, number)
 

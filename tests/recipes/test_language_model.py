@@ -20,7 +20,7 @@ from tsallis.recipes.language_model.config import Config
 from tsallis.recipes.language_model.data import END, WIKITEXT, load
 from tsallis.recipes.language_model.model import HEADS, Training, Transformer
 
-from .conftest import finished_runs, train_watched
+from .conftest import finished_runs, train_interrupted, train_watched
 
 SMOKE = plan.make_plan(recipe, "language_model", "smoke", {}).members
 
@@ -119,22 +119,10 @@ def test_smoke(smoke) -> None:
     assert set(recipe.figures(runs)) == {"seconds", "support", "surprise", "covered"}
 
 
-def test_an_interrupted_training_ends_as_one_that_was_not(smoke, tmp_path: Path, monkeypatch) -> None:
+def test_an_interrupted_training_ends_as_one_that_was_not(smoke, tmp_path: Path) -> None:
     results, _, folder = smoke
     member = next(m for m in SMOKE if m.row == "entmax")
-    config = replace(member.config, checkpoint_minutes=0.0)
-    step, calls = Training.training_step, []
-
-    def stopping(self, batch, number):
-        calls.append(number)
-        if len(calls) == 5:
-            raise KeyboardInterrupt
-        return step(self, batch, number)
-
-    monkeypatch.setattr(Training, "training_step", stopping)
-    with pytest.raises(KeyboardInterrupt):
-        recipe.train(config, tmp_path / "run")
-    again = recipe.train(config, tmp_path / "run")
+    again, _ = train_interrupted(recipe, Training, member.config, tmp_path / "run", at=5)
     assert replace(again, seconds=0) == replace(results["entmax"], seconds=0)
     for name in ("metrics.csv", "model.safetensors"):
         assert (tmp_path / "run" / name).read_bytes() == (folder / member.name / name).read_bytes()

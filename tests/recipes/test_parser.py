@@ -25,7 +25,7 @@ from tsallis.recipes.parser.model import LOSSES, Parser, Training, parse
 from tsallis.recipes.parser.sentences import OF_EITHER, OF_NOUNS, OF_VERBS, VERBS, Sentence, is_tree, made, read_conllu
 from tsallis.structured import DependencyTree, sparsemap, sparsemap_loss
 
-from .conftest import finished_runs, train_watched
+from .conftest import finished_runs, train_interrupted, train_watched
 
 SMOKE = plan.make_plan(recipe, "parser", "smoke", {}).members
 SMALL = Config(word_width=8, letter_width=4, letter_filters=4, hidden=6, arc_width=5)
@@ -333,23 +333,11 @@ def test_smoke(smoke) -> None:
     assert all(", " in row["heads with probability"] for row in shown)
 
 
-def test_an_interrupted_training_ends_as_one_that_was_not(smoke, tmp_path: Path, monkeypatch) -> None:
+def test_an_interrupted_training_ends_as_one_that_was_not(smoke, tmp_path: Path) -> None:
     results, _, folder = smoke
     member = next(m for m in SMOKE if m.row == "sparsemap")
-    config = replace(member.config, checkpoint_minutes=0.0)
-    step, calls = Training.training_step, []
-
-    def stopping(self, batch, number):
-        calls.append(number)
-        if len(calls) == 5:
-            raise KeyboardInterrupt
-        return step(self, batch, number)
-
-    monkeypatch.setattr(Training, "training_step", stopping)
-    with pytest.raises(KeyboardInterrupt):
-        recipe.train(config, tmp_path / "run")
-    again = recipe.train(config, tmp_path / "run")
-    assert len(set(calls)) < len(calls), "more than an epoch"
+    again, begun = train_interrupted(recipe, Training, member.config, tmp_path / "run", at=5)
+    assert len(set(begun)) < len(begun), "more than an epoch"
     assert replace(again, seconds=0) == replace(results["sparsemap"], seconds=0)
     for name in ("metrics.csv", "model.safetensors", "ambiguous.json", "dev-words.safetensors"):
         assert (tmp_path / "run" / name).read_bytes() == (folder / member.name / name).read_bytes()

@@ -44,7 +44,7 @@ from tsallis.recipes.sst2.data import BAD, GOOD, load
 from tsallis.recipes.sst2.heads import _marked, analyse, draw_example
 from tsallis.recipes.sst2.model import KINDS, Training, build, encode
 
-from .conftest import finished_runs, train_watched
+from .conftest import finished_runs, train_interrupted, train_watched
 
 SMOKE = plan.make_plan(recipe, "sst2", "smoke", {}).members
 SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16, "vocab_size": 30}
@@ -298,22 +298,10 @@ def test_smoke(smoke) -> None:
         figure.canvas.draw()
 
 
-def test_an_interrupted_training_ends_as_one_that_was_not(smoke, tmp_path: Path, monkeypatch) -> None:
+def test_an_interrupted_training_ends_as_one_that_was_not(smoke, tmp_path: Path) -> None:
     results, _, folder = smoke
     member = next(m for m in SMOKE if m.row == "learned alpha")
-    config = replace(member.config, checkpoint_minutes=0.0)
-    step, calls = Training.training_step, []
-
-    def stopping(self, batch, number):
-        calls.append(number)
-        if len(calls) == 20:
-            raise KeyboardInterrupt
-        return step(self, batch, number)
-
-    monkeypatch.setattr(Training, "training_step", stopping)
-    with pytest.raises(KeyboardInterrupt):
-        recipe.train(config, tmp_path / "run")
-    again = recipe.train(config, tmp_path / "run")
+    again, _ = train_interrupted(recipe, Training, member.config, tmp_path / "run", at=20)
     assert replace(again, seconds=0) == replace(results[member.row], seconds=0)
     for name in ("metrics.csv", "model.safetensors", "alphas.csv", "heads.csv"):
         assert (tmp_path / "run" / name).read_bytes() == (folder / member.name / name).read_bytes()
