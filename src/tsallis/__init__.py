@@ -2,7 +2,7 @@
 
 from importlib.metadata import version as _version
 
-from . import attention, integrations, latent, nn, structured
+from . import attention, decoding, integrations, latent, nn, structured
 from .attention import entmax_attention
 from .core.api import explain_backend, solve
 from .core.registry import register
@@ -17,6 +17,7 @@ __all__ = [
     "attention",
     "budget",
     "debug_checks",
+    "decoding",
     "entmax",
     "entmax15",
     "entmax15_loss",

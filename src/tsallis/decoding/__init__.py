@@ -1,0 +1,20 @@
+"""Searches that say what they have proved, and draws from sparse sequence models."""
+
+from .beam import Decoded, beam_search
+from .certificates import Certificate, Status
+from .exact import exact_search
+from .sampling import sample
+from .steps import Hypothesis
+from .trees import Tree, tree
+
+__all__ = [
+    "Certificate",
+    "Decoded",
+    "Hypothesis",
+    "Status",
+    "Tree",
+    "beam_search",
+    "exact_search",
+    "sample",
+    "tree",
+]

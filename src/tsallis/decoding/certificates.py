@@ -1,0 +1,83 @@
+"""What a search has proved about its result."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import IntEnum
+
+# A step's probabilities are normalised up to rounding: each may add this much to the probability of all sequences.
+ROUNDING = 1e-6
+
+
+class Status(IntEnum):
+    """How much is proved, in rising order.
+
+    UNKNOWN: nothing; an option was used under which the score of a prefix does not bound its continuations.
+    BOUNDED: an unseen sequence may be more probable than the best found, by at most the certificate's gap.
+    ARGMAX_EXACT: no sequence is more probable than the best found.
+    ENUMERATED: every sequence of non-zero probability was found.
+    """
+
+    UNKNOWN = 0
+    BOUNDED = 1
+    ARGMAX_EXACT = 2
+    ENUMERATED = 3
+
+
+@dataclass(frozen=True)
+class Certificate:
+    r"""A proof about the sequences that a search found, from prefixes that it dropped or left open.
+
+    A prefix is at least as probable as any of its continuations, $p(y_{1:t}) \ge p(y)$, and one of probability zero has
+    none. Hence no unseen sequence exceeds the most probable prefix that was dropped or left open, nor the probability
+    $1 - \sum p(y)$ that the found ones leave.
+
+    Attributes:
+        status: what is proved.
+        gap: nats by which an unseen sequence may exceed the best found: 0 where the best is exact, inf where none was
+            found and one may exist, NaN where the status is UNKNOWN.
+        mass: the probability of all sequences found.
+        unseen: log-probability that no unseen sequence exceeds; -inf where all are found, NaN where UNKNOWN.
+        proven: how many leading sequences of the result are proved to be the most probable ones, in their order.
+    """
+
+    status: Status
+    gap: float
+    mass: float
+    unseen: float
+    proven: int
+
+    @property
+    def exact(self) -> bool:
+        """Whether the best found is proved to be the most probable sequence."""
+        return self.status >= Status.ARGMAX_EXACT
+
+    def __str__(self) -> str:
+        return f"BOUNDED({self.gap:.3g})" if self.status is Status.BOUNDED else self.status.name
+
+
+def unknown(found: list[float]) -> Certificate:
+    """The certificate of a search that can prove nothing about the sequences with these log-probabilities."""
+    return Certificate(Status.UNKNOWN, math.nan, _mass(found), math.nan, 0)
+
+
+def _mass(log_probs: list[float]) -> float:
+    return math.fsum(map(math.exp, log_probs))
+
+
+def certify(found: list[float], remaining: float, steps: int, shown: int) -> Certificate:
+    """The certificate of sequences with log-probabilities found, the best first, of which that many are shown;
+    remaining is the log-probability of the most probable prefix dropped or left open within steps tokens.
+    """
+    mass = _mass(found)
+    if remaining == -math.inf:
+        return Certificate(Status.ENUMERATED, 0.0, mass, -math.inf, shown)
+    left = 1 - mass + ROUNDING * steps
+    # No mass left but a prefix of some: the probabilities do not add up to one, and only the prefixes bound.
+    unseen = min(remaining, math.log(left)) if left > 0 else remaining
+    best = found[0] if found else -math.inf
+    proven = min(shown, sum(score >= unseen for score in found))
+    if best >= unseen:
+        return Certificate(Status.ARGMAX_EXACT, 0.0, mass, unseen, proven)
+    return Certificate(Status.BOUNDED, unseen - best, mass, unseen, proven)
