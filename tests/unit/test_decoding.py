@@ -85,7 +85,10 @@ def test_exact_search_finds_the_argmax(mapping: str, beam: int, max_length: int,
         best = single.best[0]
         assert best is not None
         assert best.log_prob == max(truth.values()) == truth[best.tokens]
-        assert single.certificates[0].exact
+        certificate, listed = single.certificates[0], {hypothesis.tokens for hypothesis in single.hypotheses[0]}
+        assert certificate.exact
+        assert (certificate.status is Status.ENUMERATED) <= (listed == truth.keys())
+        assert max((truth[key] for key in truth.keys() - listed), default=-math.inf) <= certificate.unseen
         assert single.rows <= len(prefixes)
         rows_seen, non_zero = rows_seen + single.rows, non_zero + len(prefixes)
     # Branch and bound sees a part of the prefixes, else nothing was cut.
