@@ -1,5 +1,6 @@
 """Searches that say what they have proved, and draws from sparse sequence models."""
 
+from . import metrics
 from .beam import Decoded, beam_search
 from .certificates import Certificate, Status
 from .exact import exact_search
@@ -15,6 +16,7 @@ __all__ = [
     "Tree",
     "beam_search",
     "exact_search",
+    "metrics",
     "sample",
     "tree",
 ]

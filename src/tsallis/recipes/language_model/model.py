@@ -122,11 +122,10 @@ class Training(LightningModule):
         scores = F.linear(self.model(windows), self.model.words.weight)
         p = self.head.probabilities(scores)
         right = p.gather(-1, target.unsqueeze(-1)).squeeze(-1)
-        words = p.shape[-1]
         log_means(
             self, stage,
             # The mean of its logarithm: perplexity with EPSILON added everywhere, finite also for words ruled out.
-            surprise=-((right + EPSILON) / (1 + EPSILON * words)).log().mean(1),
+            surprise=ts.decoding.metrics.surprise(right, p.shape[-1], EPSILON).mean(1),
             accuracy=(p.argmax(-1) == target).float().mean(1),
             covered=(right > 0).float().mean(1),
             support=(p > 0).sum(-1).float().mean(1),

@@ -1,0 +1,202 @@
+"""What to measure of sequence models whose distributions have zeros, token by token."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from ..core.errors import ParameterError
+from .beam import Decoded
+from .certificates import Status
+
+
+def surprise(p: Float[Tensor, ...], vocabulary: int, epsilon: float) -> Float[Tensor, ...]:
+    r"""$-\log \frac{p + \epsilon}{1 + \epsilon V}$, finite also where the model rules the gold token out.
+
+    The exponential of its mean over all tokens is the epsilon-perplexity; with epsilon 0, perplexity.
+
+    Args:
+        p: probabilities of gold tokens.
+        vocabulary: V, the number of tokens.
+        epsilon: added to each probability before they are normalised again; 0 or more.
+
+    Returns:
+        Nats, in the shape of p.
+
+    Raises:
+        ParameterError: epsilon is negative or infinite.
+
+    Example:
+        >>> import torch, tsallis as ts
+        >>> ts.decoding.metrics.surprise(torch.tensor([0.5, 0.0]), 10, 0.01).mean().exp()
+        tensor(15.4031)
+
+    References:
+        martins2020sparse
+    """
+    if not 0 <= epsilon < math.inf:
+        raise ParameterError(f"epsilon = {epsilon}", "0 or more", "Pass a small number, 1e-6 for example")
+    return -((p + epsilon) / (1 + epsilon * vocabulary)).log()
+
+
+def best_epsilon(p: Float[Tensor, ...], vocabulary: int) -> float:
+    r"""The epsilon with the smallest epsilon-perplexity.
+
+    Solves $\max_{0 \le \lambda < 1} \sum \log((1 - \lambda) p + \lambda / V)$, which is concave, for
+    $\lambda = \epsilon V / (1 + \epsilon V)$ by bisection of the derivative. To be found on validation data.
+
+    Args:
+        p: probabilities of gold tokens.
+        vocabulary: V, the number of tokens.
+
+    Returns:
+        Epsilon; 0 where smoothing does not help, inf where the uniform distribution is best.
+
+    Example:
+        >>> import torch, tsallis as ts
+        >>> round(ts.decoding.metrics.best_epsilon(torch.tensor([0.5, 0.5, 0.5, 0.0]), 10), 4)
+        0.0455
+
+    References:
+        martins2020sparse
+    """
+    p = p.detach().double().flatten()
+    uniform = 1 / vocabulary
+
+    def rises(weight: float) -> bool:
+        mixed = (1 - weight) * p + weight * uniform
+        return bool(((uniform - p) / mixed).sum() > 0)
+
+    # A gold token of probability zero makes the derivative at zero infinite.
+    if not p.numel() or not (bool((p == 0).any()) or rises(0.0)):
+        return 0.0
+    low, high = 0.0, 1.0
+    if rises(high):
+        return math.inf
+    while low < (middle := (low + high) / 2) < high:
+        low, high = (middle, high) if rises(middle) else (low, middle)
+    return low / (vocabulary * (1 - low))
+
+
+def sparsemax_score(p: Float[Tensor, "... V"], target: Int[Tensor, ...]) -> Float[Tensor, ...]:
+    r"""$p_x + \frac12 (1 - \lVert p \rVert^2)$ in $[0, 1]$: 1 for certainty of the gold token x, about half if uniform.
+
+    Args:
+        p: distributions.
+        target: gold tokens.
+
+    Returns:
+        Scores in the shape of target.
+
+    References:
+        martins2020sparse
+    """
+    return p.gather(-1, target.unsqueeze(-1)).squeeze(-1) + (1 - p.square().sum(-1)) / 2
+
+
+def jensen_shannon(p: Float[Tensor, ...]) -> Float[Tensor, ...]:
+    r"""Jensen-Shannon divergence, in nats, of a distribution from certainty of the gold token.
+
+    It depends on the probability a of that token only:
+    $\frac12 [a \log \frac{2a}{1+a} + (1-a) \log 2 + \log \frac{2}{1+a}]$, from 0 to log 2.
+
+    Args:
+        p: probabilities of gold tokens.
+
+    Returns:
+        Divergences in the shape of p.
+
+    Example:
+        >>> import torch, tsallis as ts
+        >>> ts.decoding.metrics.jensen_shannon(torch.tensor([0.0, 1.0]))
+        tensor([0.6931, 0.0000])
+
+    References:
+        martins2020sparse
+    """
+    # The same sum with its logarithms gathered: no log 0 at a = 0, and at a = 1 rounding must not make it negative.
+    return ((torch.xlogy(p, p) - (1 + p) * torch.log1p(p)) / 2 + math.log(2)).clamp_min(0)
+
+
+def repeats(drawn: Int[Tensor, "B T"], gold: Int[Tensor, "B T"], window: int) -> tuple[Tensor, Tensor]:
+    """Which drawn tokens occur among the gold tokens before them, and which of them are not the gold token either.
+
+    Args:
+        drawn: (B, T) tokens drawn after each gold prefix.
+        gold: (B, T).
+        window: how many tokens back.
+
+    Returns:
+        Two boolean tensors (B, T), whose means are rep and wrep.
+
+    Raises:
+        ParameterError: window is not positive.
+
+    Complexity:
+        O(B T window) at most, and O(B T) memory.
+
+    References:
+        martins2020sparse
+    """
+    if window < 1:
+        raise ParameterError(f"window = {window}", "1 or more", "Pass the number of tokens to look back")
+    found = torch.zeros_like(gold, dtype=torch.bool)
+    for back in range(1, min(window, gold.shape[1] - 1) + 1):
+        found[:, back:] |= drawn[:, back:] == gold[:, :-back]
+    return found, found & (drawn != gold)
+
+
+def calibration_error(confidence: Float[Tensor, ...], right: Bool[Tensor, ...], bins: int = 10) -> float:
+    r"""Expected calibration error, $\sum_b \frac{n_b}{n} \lvert \text{accuracy}_b - \text{confidence}_b \rvert$, over
+    bins of equal width.
+
+    Args:
+        confidence: probabilities of the predicted tokens.
+        right: whether they were the gold ones.
+        bins: of the interval from 0 to 1.
+
+    Returns:
+        The error, NaN of no token.
+
+    Raises:
+        ParameterError: bins is not positive.
+
+    References:
+        peters2021smoothing
+    """
+    if bins < 1:
+        raise ParameterError(f"bins = {bins}", "1 or more", "Pass the number of bins")
+    confidence, hit = confidence.double().flatten(), right.double().flatten()
+    place = (confidence * bins).long().clamp(0, bins - 1)
+    difference = torch.zeros(bins, dtype=torch.float64, device=hit.device).index_add_(0, place, hit - confidence)
+    return difference.abs().sum().item() / hit.numel() if hit.numel() else math.nan
+
+
+def search_rates(decoded: Decoded) -> dict[str, float]:
+    """What part of the examples of a search is what.
+
+    Args:
+        decoded: the result of a search.
+
+    Returns:
+        Shares of all examples: "enumerated", "exact" (at least ARGMAX_EXACT), "single" (one sequence has all
+        probability), "empty" (the best is the empty sequence), "unfinished" (none ended in time); and "mass", the mean
+        probability of the sequences found. NaN of no example.
+    """
+    examples = len(decoded.certificates)
+
+    def share(values: list[float] | list[bool]) -> float:
+        return math.fsum(values) / examples if examples else math.nan
+
+    enumerated = [certificate.status is Status.ENUMERATED for certificate in decoded.certificates]
+    return {
+        "enumerated": share(enumerated),
+        "exact": share([certificate.exact for certificate in decoded.certificates]),
+        "single": share([every and len(h) == 1 for every, h in zip(enumerated, decoded.hypotheses, strict=True)]),
+        "empty": share([best is not None and len(best.tokens) == 1 for best in decoded.best]),
+        "unfinished": share([best is None for best in decoded.best]),
+        "mass": share([certificate.mass for certificate in decoded.certificates]),
+    }
