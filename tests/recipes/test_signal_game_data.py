@@ -88,6 +88,27 @@ def test_the_games_of_an_evaluation_are_fixed() -> None:
         assert torch.equal(torch.cat([label for _, label in parts]), whole[1])
 
 
+def test_images_held_out_are_shown_by_validation_games_alone() -> None:
+    config = Config(validation_games=500)
+    whole, data = load(config), load(replace(config, held_out=2))
+    assert data.train.count.tolist() == (whole.train.count - 2).tolist()
+    assert data.hash != whole.hash
+    parts = [data.train.features, data.validation.features]
+    assert (torch.cat(parts) @ whole.train.features.T).amax(1).sub(1).abs().max() < 1e-6
+    trained, tried = (set((part @ whole.train.features.T).argmax(1).tolist()) for part in parts)
+    assert trained | tried == set(range(len(whole.train.features)))
+    assert not trained & tried
+    assert torch.equal(data.test.images, whole.test.images)
+    # Unevenly many, and in no order.
+    concept = torch.tensor([4, 9, 4, 9, 4])
+    kept, held = Images(torch.eye(5), concept, "here").divided(1)
+    assert kept.features.argmax(-1).tolist() == [0, 2, 1]
+    assert held.features.argmax(-1).tolist() == [4, 3]
+    assert (kept.count.tolist(), held.count.tolist()) == ([2, 1], [1, 1])
+    with pytest.raises(ConfigError, match=r"held_out=2\. Expected fewer than 2, the images of a concept of here"):
+        Images(torch.eye(5), concept, "here").divided(2)
+
+
 def test_games_to_train_with_are_new_in_every_step_and_the_same_after_a_restart() -> None:
     images, config = some_images(), Config(images=4, batch_size=8, epoch_steps=5, seed=3)
 

@@ -35,6 +35,8 @@ class Config(RunConfig):
         batch_size: games in each step.
         steps: of the training.
         epoch_steps: an epoch, after which there is a validation, has so many steps.
+        held_out: images of each concept, of those to train with, that only validation games show; 0 draws these games
+            from the images to train with, as published.
         validation_games: in each validation; the same in all of them.
         test_games: at the end.
     """
@@ -56,6 +58,7 @@ class Config(RunConfig):
     batch_size: int = 64
     steps: int = 50_000
     epoch_steps: int = 100
+    held_out: int = 0
     validation_games: int = 1024
     test_games: int = 9984
 
@@ -71,7 +74,7 @@ class Config(RunConfig):
             self._require(name, getattr(self, name) >= 1, "at least 1")
         for name in ("temperature", "lr"):
             self._require(name, getattr(self, name) > 0, "more than 0")
-        for name in ("entropy_weight", "gumbel_rate", "warmup"):
+        for name in ("entropy_weight", "gumbel_rate", "warmup", "held_out"):
             self._require(name, getattr(self, name) >= 0, "0 or more")
         whole = self.steps % self.epoch_steps == 0
         self._require("steps", whole, f"a multiple of epoch_steps={self.epoch_steps}")

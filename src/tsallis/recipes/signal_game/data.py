@@ -64,6 +64,19 @@ class Images:
         self.first = self.count.cumsum(0) - self.count
         self.where = where
 
+    def divided(self, held_out: int) -> tuple[Images, Images]:
+        """These images without the last ones of each concept, and those."""
+        smallest = int(self.count.min())
+        if held_out >= smallest:
+            raise ConfigError(
+                f"held_out={held_out}", f"fewer than {smallest}, the images of a concept of {self.where}", "Lower it"
+            )
+        concept = torch.arange(len(self.count)).repeat_interleave(self.count)
+        number = torch.arange(len(concept)) - self.first[concept]
+        held = number >= self.count[concept] - held_out
+        kept, others = (Images(self.features[part], concept[part], self.where) for part in (~held, held))
+        return kept, others
+
     def games(self, n: int, images: int, draws: torch.Generator) -> Games:
         """Different concepts, an image of each, one of them the target: all uniformly at random.
 
@@ -97,8 +110,9 @@ def load(config: Config) -> Split:
     if widths[0] != widths[1]:
         found = f"Features of {widths[0]} numbers in {train.where}, of {widths[1]} in {test.where}"
         raise DataError(found, "equally many", "Get both files again, from one source")
-    # Validation images come from the train folder, as published.
-    validation = train.games(config.validation_games, config.images, generator(VALIDATION_SEED))
+    # Validation images come from the train folder, as published; there they are those to train with.
+    train, held = train.divided(config.held_out) if config.held_out else (train, train)
+    validation = held.games(config.validation_games, config.images, generator(VALIDATION_SEED))
     games = test.games(config.test_games, config.images, generator(TEST_SEED))
     parts = [x.numpy() for part in (validation, games) for x in (part.images, part.label)]
     return Split(train, validation, games, split_hash(parts))
