@@ -2,6 +2,7 @@
 
 import math
 import re
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -78,6 +79,21 @@ def test_found_must_be_of_the_same_examples() -> None:
         exact_search(_constant([1.0]), START[:1], eos=0, max_length=1, found=found)
 
 
+def test_a_model_that_rounds_otherwise_in_another_batch() -> None:
+    """What a beam found with a value a little better stays the best, and is proved to be."""
+    shift = torch.tensor(0.0)
+    row = torch.tensor([0.4, 0.4, 0.2]).log()
+
+    def step(tokens, state):
+        return (row - shift).expand(tokens.shape[0], -1), state
+
+    found = beam_search(step, START[:1], eos=0, beam=1, max_length=4)
+    shift += 1e-6
+    again = exact_search(step, START[:1], eos=0, max_length=4, found=found)
+    assert again.best == found.best
+    assert again.certificates[0].exact
+
+
 @pytest.mark.parametrize("search", [beam_search, exact_search])
 def test_no_example(search) -> None:
     result = search(_constant([1.0]), START[:0], eos=0, max_length=3)
@@ -116,7 +132,7 @@ def test_ties_are_exact() -> None:
     """At a tie with what was dropped the best is still one of the most probable."""
     result = beam_search(_constant([0.5, 0.25, 0.25]), START, eos=0, beam=1, max_length=9)
     assert [str(certificate) for certificate in result.certificates] == ["ARGMAX_EXACT"] * 2
-    assert all(best.tokens == (0,) for best in result.best)
+    assert all(best is not None and best.tokens == (0,) for best in result.best)
 
 
 def test_masses_that_exceed_one_prove_nothing_by_themselves() -> None:
@@ -126,6 +142,11 @@ def test_masses_that_exceed_one_prove_nothing_by_themselves() -> None:
     assert certificate.mass > 1
     assert certificate.unseen == pytest.approx(math.log(0.9))
     assert certificate.status is Status.BOUNDED
+
+
+class _Named(NamedTuple):
+    past: torch.Tensor
+    other: None
 
 
 class _Cache:
@@ -147,6 +168,7 @@ class _Cache:
         (lambda x: x, lambda s: s),
         (lambda x: (None, [x]), lambda s: s[1][0]),
         (lambda x: {"a": {"b": x}}, lambda s: s["a"]["b"]),
+        (lambda x: _Named(x, None), lambda s: s.past),
         (_Cache, lambda s: s.past),
     ],
 )

@@ -82,17 +82,14 @@ def exact_search(
         raise ParameterError(
             f"found for {len(found.hypotheses)} examples", f"{start.shape[0]} as in start", "Search the same examples"
         )
-    result = Decoded([], [], 0)
+    results = []
     for example in range(start.shape[0]):
         row = torch.tensor([example], device=start.device)
-        known = (
-            {} if found is None else {h.tokens: h.log_prob for h in found.hypotheses[example] if h.tokens[-1] == eos}
-        )
-        hypotheses, certificate, rows = _Search(
-            step, eos, max_length, batch, max_prefixes, _Best() if order == "best" else _Depth(), known
-        ).run(start[row], select(state, row))
-        result = Decoded([*result.hypotheses, hypotheses], [*result.certificates, certificate], result.rows + rows)
-    return result
+        known = {} if found is None else {h.tokens: h.log_prob for h in found.hypotheses[example]}
+        search = _Search(step, eos, max_length, batch, max_prefixes, _Best() if order == "best" else _Depth(), known)
+        results.append((*search.run(start[row], select(state, row)), search.rows))
+    hypotheses, certificates, rows = zip(*results, strict=True) if results else ((), (), ())
+    return Decoded(list(hypotheses), list(certificates), sum(rows))
 
 
 @dataclass(frozen=True)
@@ -183,7 +180,7 @@ class _Search:
     cut: float = -math.inf
     rows: int = 0
 
-    def run(self, start: Tensor, state: State) -> tuple[list[Hypothesis], Certificate, int]:
+    def run(self, start: Tensor, state: State) -> tuple[list[Hypothesis], Certificate]:
         self.best = max(self.known.values(), default=-math.inf)
         self.expand([_Prefix(0.0, (), state, 0)], start)
         while prefixes := self.frontier.pop(self.allowed()):
@@ -194,7 +191,7 @@ class _Search:
         remaining = max(self.cut, self.frontier.highest())
         ranked = sorted(self.known.items(), key=lambda item: (-item[1], item[0]))
         certificate = certify([log_prob for _, log_prob in ranked], remaining, self.max_length, len(ranked))
-        return [Hypothesis(tokens, log_prob, log_prob) for tokens, log_prob in ranked], certificate, self.rows
+        return [Hypothesis(tokens, log_prob, log_prob) for tokens, log_prob in ranked], certificate
 
     def allowed(self) -> int:
         return self.batch if self.max_prefixes is None else min(self.batch, self.max_prefixes - self.rows)
@@ -206,7 +203,9 @@ class _Search:
         totals = scores.double().cpu() + before[:, None]
         for prefix, log_prob in zip(prefixes, totals[:, self.eos].tolist(), strict=True):
             if log_prob > -math.inf:
-                self.known[*prefix.tokens, self.eos] = log_prob
+                # A model may round otherwise in another batch: a sequence that was known before keeps its better value.
+                sequence = (*prefix.tokens, self.eos)
+                self.known[sequence] = max(log_prob, self.known.get(sequence, -math.inf))
                 self.best = max(self.best, log_prob)
         totals[:, self.eos] = -math.inf
         # At the greatest length nothing can follow, and what could is left open.

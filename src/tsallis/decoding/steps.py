@@ -57,7 +57,7 @@ def select(state: State, rows: Tensor) -> State:
     if isinstance(state, Mapping):
         return {key: select(value, rows) for key, value in state.items()}
     if isinstance(state, list | tuple):
-        return type(state)(select(value, rows) for value in state)
+        return _like(state, [select(value, rows) for value in state])
     raise _unfit(state)
 
 
@@ -73,8 +73,13 @@ def join(states: Sequence[State]) -> State:
     if isinstance(first, Mapping):
         return {key: join([state[key] for state in states]) for key in first}
     if isinstance(first, list | tuple):
-        return type(first)(join(values) for values in zip(*states, strict=True))
+        return _like(first, [join(values) for values in zip(*states, strict=True)])
     raise _unfit(first)
+
+
+def _like(state: list[State] | tuple[State, ...], values: list[State]) -> State:
+    """The values in a container of the state's type; that of a named tuple takes them one by one."""
+    return type(state)(*values) if hasattr(state, "_fields") else type(state)(values)
 
 
 def _unfit(state: object) -> ParameterError:
