@@ -70,8 +70,8 @@ def make_plan(recipe: ModuleType, name: str, preset: str, given: Mapping[str, An
     """The plan of a preset and the options given.
 
     Values of the preset's ``method``, a field or several, choose the rows that have them; values that no row has make a
-    row of its own, with what the preset sets for all rows. Any other option replaces that value in every row, ``seed`` the list of seeds.
-    What a source published is shown beside its own protocol only.
+    row of its own, with what the preset sets for all rows. Any other option replaces that value in every row, ``seed``
+    the list of seeds. What a source published is shown beside its own protocol only.
     """
     content, where = _preset(name, preset), f"Preset {preset}"
     common = checked(recipe.Config, content.get("config", {}), where)
