@@ -14,7 +14,7 @@ from ..core.errors import ParameterError
 
 # Places for tokens that a tree has to spare when it is made again, besides half of those in use.
 ROOM = 32
-# Prefixes at most that share a tree: each of them is scored against the tokens of all.
+# Empty prefixes at most that share a tree: each is scored against the tokens of all.
 MOST = 16
 
 
@@ -163,17 +163,17 @@ class Cache:
         return sum(x.numel() * x.element_size() for x in tensors)
 
     def select(self, rows: Tensor) -> Cache:
-        """The state of the given rows, which may repeat. Groups of many prefixes are parted, and those without any left
-        out once they are half of all.
-        """
+        """The state of the given rows, which may repeat. Groups without any are left out once they are half of all."""
         group = self.grid.group.index_select(0, rows)
         chosen = replace(self, grid=Grid(group, self.grid.count), path=self.path.index_select(0, rows))
         grid = chosen.grid
-        if grid.most <= MOST and 2 * int((grid.sizes > 0).sum()) > grid.count:
+        # Many prefixes that start together are draws: they will have little in common.
+        parts = -(-grid.most // MOST) if self.nodes is None else 1
+        if parts == 1 and 2 * int((grid.sizes > 0).sum()) > grid.count:
             return chosen
-        parts = -(-grid.most // MOST)
-        present, group = (group * parts + grid.within // MOST).unique(return_inverse=True)
-        return chosen._regrouped(present // max(1, parts), Grid(group, len(present)))
+        parts = max(1, parts)
+        present, group = (group * parts + grid.within % parts).unique(return_inverse=True)
+        return chosen._regrouped(present // parts, Grid(group, len(present)))
 
     def join(self, others: Sequence[Cache]) -> Cache:
         """This state's rows followed by those of the others, whose prefixes are as long."""
@@ -192,8 +192,8 @@ class Cache:
         path = torch.cat([functional.pad(path, (0, used - path.shape[1])) for _, path in live])
         if self.nodes is None:
             return Cache(memory, grid, path)
-        room = _room(used, grid.most)
-        kept = [cache._gathered(columns, room) for cache, (columns, _) in zip(every, live, strict=True)]
+        places = room(used, grid.most)
+        kept = [cache._gathered(columns, places) for cache, (columns, _) in zip(every, live, strict=True)]
         return Cache(memory, grid, path, Nodes(torch.cat(kept, 2), used), self.length)
 
     def longer(self) -> Cache:
@@ -201,11 +201,11 @@ class Cache:
         nodes, path, more = self.nodes, self.path, self.grid.most
         if nodes is None:
             k, _ = self.memory.keys[0]
-            size = (len(self.memory.keys), 2, len(k), k.shape[1], _room(0, more), k.shape[3])
+            size = (len(self.memory.keys), 2, len(k), k.shape[1], room(0, more), k.shape[3])
             nodes = Nodes(k.new_zeros(size), 0)
         elif nodes.used != path.shape[1] or nodes.used + more > nodes.kept.shape[4]:
             columns, path = self._live()
-            nodes = Nodes(self._gathered(columns, _room(columns.shape[1], more)), columns.shape[1])
+            nodes = Nodes(self._gathered(columns, room(columns.shape[1], more)), columns.shape[1])
         nodes.used += more
         own = self.grid.within[:, None] == torch.arange(more, device=path.device)
         return replace(self, path=torch.cat([path, own], 1), nodes=nodes, length=self.length + 1)
@@ -237,13 +237,11 @@ class Cache:
         columns = live.byte().argsort(dim=1, descending=True, stable=True)[:, :n]
         return columns, self.path.gather(1, columns[self.grid.group])
 
-    def _gathered(self, columns: Tensor, room: int) -> Tensor:
-        """Keys and values of columns (G, n), in trees of more room. It is filled with what is nobody's: attention
-        multiplies it by zero, which memory that was never written does not bear.
-        """
+    def _gathered(self, columns: Tensor, places: int) -> Tensor:
+        """Keys and values of columns (G, n), in trees of more room."""
         assert self.nodes is not None
         groups = torch.arange(self.grid.count, device=columns.device)
-        return self.nodes.gathered(groups, functional.pad(columns, (0, room - columns.shape[1])))
+        return self.nodes.gathered(groups, _padded(columns, places))
 
     def _regrouped(self, origin: Tensor, grid: Grid) -> Cache:
         """The state in other groups, each of which was a part of one before, its origin."""
@@ -251,11 +249,17 @@ class Cache:
         if self.nodes is None:
             return chosen
         columns, path = chosen._live()
-        room = _room(columns.shape[1], grid.most)
-        kept = self.nodes.gathered(origin, functional.pad(columns, (0, room - columns.shape[1])))
+        kept = self.nodes.gathered(origin, _padded(columns, room(columns.shape[1], grid.most)))
         return replace(chosen, path=path, nodes=Nodes(kept, columns.shape[1]))
 
 
-def _room(used: int, more: int) -> int:
+def _padded(columns: Tensor, places: int) -> Tensor:
+    """Columns (G, n) and, up to so many, one that is there. Attention multiplies what is nobody's by zero, which memory
+    that was never written does not bear.
+    """
+    return functional.pad(columns, (0, places - columns.shape[1]))
+
+
+def room(used: int, more: int) -> int:
     """Columns of a tree made to go on from so many in use, by so many at a time."""
     return used + max(more, used // 2, ROOM)

@@ -11,7 +11,7 @@ from ..core.errors import ParameterError
 from .alpha import AlphaLike
 from .attention import MultiheadAttention, TransformerEncoderLayer
 from .seq2seq import Seq2Seq, embedded
-from .seq2seq_cache import Cache, Memory
+from .seq2seq_cache import Cache, Memory, room
 
 
 class TransformerSeq2Seq(Seq2Seq):
@@ -110,6 +110,34 @@ class TransformerSeq2Seq(Seq2Seq):
         for i, layer in enumerate(self._layers()):
             x = layer.step(x, state, i)
         return self.decoder_norm(x), state
+
+    def max_rows(self, limit: int, *, beam: int, max_length: int, source_length: int) -> int:
+        """How many prefixes a beam search may run at once so that what it keeps of them stays below a limit.
+
+        Args:
+            limit: bytes of keys and values, while they are copied to where there is more room, too. Not counted is what
+                `start` returned for all sources, nor what a step computes between.
+            beam, max_length: of the search.
+            source_length: tokens of a source at most.
+
+        Returns:
+            `max_rows` of `ts.decoding.beam_search`, a multiple of the beam. What is kept is mostly less: tokens that
+            prefixes have in common are kept once.
+
+        Raises:
+            ParameterError: the limit is too low for one sequence.
+
+        Example:
+            >>> import tsallis as ts
+            >>> model = ts.nn.TransformerSeq2Seq(9, width=8, layers=1, heads=2, feedforward=16)
+            >>> model.max_rows(2**20, beam=5, max_length=60, source_length=30)
+            85
+        """
+        numbers = 2 * len(self.decoder) * self.width * (source_length + room(beam * max_length, beam))
+        each = 2 * numbers * self.target.weight.element_size()
+        if limit < each:
+            raise ParameterError(f"limit = {limit}", f"the {each} bytes of one beam or more", "Raise it, or lower beam")
+        return limit // each * beam
 
     def _layers(self) -> list[DecoderLayer]:
         return list(self.decoder)  # pyright: ignore[reportReturnType]
