@@ -105,10 +105,14 @@ class MultiheadAttention(nn.MultiheadAttention, ParameterHolder):
         """Keys and values alone."""
         return self._split(self._linear(x, 1)), self._split(self._linear(x, 2))
 
-    def attended(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
-        """The output (N, L, E) of what was projected, without dropout; mask as in `entmax_attention`."""
-        out = entmax_attention(query, key, value, mask, alpha=self.held()["alpha"])
-        return self.out_proj(out.transpose(1, 2).flatten(2))
+    def averages(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
+        """What queries find, (N, L, E) before the output's projection and without dropout, of what was projected; mask
+        as in `entmax_attention`. All scores are held: for few queries.
+        """
+        with torch.autocast(query.device.type, enabled=False):
+            heads = self._heads(query, key, value, mask, False)
+            out = average(probabilities(heads, None), heads).to(query.dtype)
+        return out.transpose(1, 2).flatten(2)
 
     def _heads(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Heads:
         return checked(q, k, v, mask, 0.0, causal, None, False, self.held()["alpha"], None, None).widened()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,8 @@ class Seq2Seq(nn.Module, ABC):
     """An encoder-decoder over tokens 0 to V - 1, one of which ends a sequence and begins a target.
 
     Behind their ends sources and targets are filled with `PADDING`, -1, which is no token: it is never attended to and
-    never predicted. A target without its end is no target: sequences of both sides carry eos.
+    never predicted. A target without its end is no target: sequences of both sides carry eos. On the CPU, numbers that
+    are no tokens raise a ParameterError; on other devices they are not looked at.
 
     Args:
         source_vocabulary: tokens of the source.
@@ -111,12 +112,23 @@ class Seq2Seq(nn.Module, ABC):
             raise ShapeError(f"{len(source)} sources, {len(target)} targets", "one target for each", "Pass pairs")
         return source, self.prefix(target)
 
-    def _checked(self, tokens: Tensor, name: str) -> Tensor:
-        if tokens.dim() != 2 or tokens.dtype != torch.long:
+    def _checked(self, tokens: Tensor, name: Literal["source", "target"]) -> Tensor:
+        if tokens.dim() != 2 or tokens.dtype != torch.long or not tokens.numel():
             raise ShapeError(
-                f"{name} of shape {tuple(tokens.shape)} and type {tokens.dtype}", "long tokens (B, N)",
+                f"{name} of shape {tuple(tokens.shape)} and type {tokens.dtype}", "long tokens (B, N), not none",
                 f"Pad with {PADDING} and stack",
             )  # fmt: skip
+        if tokens.device.type != "cpu":
+            # To read what is on another device is to wait for it.
+            return tokens
+        words, (low, high) = getattr(self, name).num_embeddings, tokens.aminmax()
+        if low < PADDING or high >= words:
+            raise ParameterError(
+                f"{name} with numbers from {int(low)} to {int(high)}", f"tokens 0 to {words - 1}, and {PADDING} behind",
+                "Encode it by the vocabulary that the model was made for",
+            )  # fmt: skip
+        if bool(((tokens[:, 1:] >= 0) & (tokens[:, :-1] < 0)).any()):
+            raise ParameterError(f"{name} with tokens behind padding", f"{PADDING} at ends only", "Move it there")
         return tokens
 
 

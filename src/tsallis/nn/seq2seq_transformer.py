@@ -11,7 +11,7 @@ from ..core.errors import ParameterError
 from .alpha import AlphaLike
 from .attention import MultiheadAttention, TransformerEncoderLayer
 from .seq2seq import Seq2Seq, embedded
-from .seq2seq_cache import Cache, Memory
+from .seq2seq_cache import Cache, Memory, room
 
 
 class TransformerSeq2Seq(Seq2Seq):
@@ -75,7 +75,10 @@ class TransformerSeq2Seq(Seq2Seq):
         self.encoder_norm, self.decoder_norm = nn.LayerNorm(width), nn.LayerNorm(width)
 
     def hidden(self, source: Tensor, prefix: Tensor) -> Tensor:
-        memory, ignored = self._encoded(source), source < 0
+        return self.decoded(self.encoded(source), source < 0, prefix)
+
+    def decoded(self, memory: Tensor, ignored: Tensor, prefix: Tensor) -> Tensor:
+        """`hidden`, given states (B, S, width) of the encoder, and where those are padding (B, S)."""
         x = self._placed(embedded(self.target, prefix), 0)
         for layer in self._layers():
             x = layer(x, memory, ignored)
@@ -84,29 +87,63 @@ class TransformerSeq2Seq(Seq2Seq):
     @torch.no_grad()
     def align(self, source: Tensor, target: Tensor) -> Tensor:
         source, prefix = self._both(source, target)
-        memory, ignored = self._encoded(source), source < 0
+        memory, ignored = self.encoded(source), source < 0
         x, weights = self._placed(embedded(self.target, prefix), 0), []
         for layer in self._layers():
             weights.append(layer.alignment(x, memory, ignored))
             x = layer(x, memory, ignored)
         return torch.stack(weights).mean(0).masked_fill((target < 0)[:, :, None], 0.0)
 
+    @torch.no_grad()
     def start(self, source: Tensor) -> tuple[Tensor, Cache]:
-        memory = self._encoded(self._checked(source, "source"))
+        memory = self.encoded(self._checked(source, "source"))
         keys = [layer.cross_attention.projected_memory(memory) for layer in self._layers()]
         cache = Cache.before_all(Memory(keys, source >= 0))
         return source.new_full((len(source),), self.eos), cache
 
+    @torch.no_grad()
+    def step(self, tokens: Tensor, state: Cache) -> tuple[Tensor, Cache]:
+        return super().step(tokens, state)
+
     def _step(self, tokens: Tensor, state: Cache) -> tuple[Tensor, Cache]:
-        x, state = self._placed(embedded(self.target, tokens)[:, None], state.length), state.longer()
+        x, state = self._placed(embedded(self.target, tokens)[:, None], state.length).squeeze(1), state.longer()
         for i, layer in enumerate(self._layers()):
             x = layer.step(x, state, i)
-        return self.decoder_norm(x).squeeze(1), state
+        return self.decoder_norm(x), state
+
+    def max_rows(self, limit: int, *, beam: int, max_length: int, source_length: int) -> int:
+        """How many prefixes a beam search may run at once so that what it keeps of them stays below a limit.
+
+        Args:
+            limit: bytes of keys and values, while they are copied to where there is more room, too. Not counted is what
+                `start` returned for all sources, nor what a step computes between.
+            beam, max_length: of the search.
+            source_length: tokens of a source at most.
+
+        Returns:
+            `max_rows` of `ts.decoding.beam_search`, a multiple of the beam. What is kept is mostly less: tokens that
+            prefixes have in common are kept once.
+
+        Raises:
+            ParameterError: the limit is too low for one sequence.
+
+        Example:
+            >>> import tsallis as ts
+            >>> model = ts.nn.TransformerSeq2Seq(9, width=8, layers=1, heads=2, feedforward=16)
+            >>> model.max_rows(2**20, beam=5, max_length=60, source_length=30)
+            85
+        """
+        numbers = 2 * len(self.decoder) * self.width * (source_length + room(beam * max_length, beam))
+        each = 2 * numbers * self.target.weight.element_size()
+        if limit < each:
+            raise ParameterError(f"limit = {limit}", f"the {each} bytes of one beam or more", "Raise it, or lower beam")
+        return limit // each * beam
 
     def _layers(self) -> list[DecoderLayer]:
         return list(self.decoder)  # pyright: ignore[reportReturnType]
 
-    def _encoded(self, source: Tensor) -> Tensor:
+    def encoded(self, source: Tensor) -> Tensor:
+        """States (B, S, width) of the encoder."""
         x, ignored = self._placed(embedded(self.source, source), 0), source < 0
         for layer in self.encoder:
             x = layer(x, src_key_padding_mask=ignored)
@@ -143,13 +180,20 @@ class DecoderLayer(nn.Module):
         return self.cross_attention(self.norms[1](x), memory, memory, ignored)[1]
 
     def step(self, x: Tensor, state: Cache, layer: int) -> Tensor:
-        """The same for the last token (R, 1, width) of each prefix; its keys and values are written into the state."""
-        query, key, value = self.self_attention.projected(self.norms[0](x))
-        x = x + self.self_attention.attended(query, *state.written(layer, key, value))
-        query = self.cross_attention.projected_query(self.norms[1](x))
-        grid, keys, values, keep = state.grid(layer, query)
-        seen = self.cross_attention.attended(grid, keys, values, keep)
-        return self._finished(x + state.ungrid(seen))
+        """The same for the last tokens (R, width) of prefixes; their keys and values are written into the state."""
+        query, key, value = self.self_attention.projected(self.norms[0](x)[:, None])
+        keys, values = state.written(layer, key, value)
+        x = x + self._attended(self.self_attention, state, query, keys, values, state.ancestors)
+        query = self.cross_attention.projected_query(self.norms[1](x)[:, None])
+        memory = state.memory
+        x = x + self._attended(self.cross_attention, state, query, *memory.keys[layer], memory.keep[:, None, None])
+        return self._finished(x)
+
+    def _attended(
+        self, attention: MultiheadAttention, state: Cache, query: Tensor, keys: Tensor, values: Tensor, keep: Tensor
+    ) -> Tensor:
+        """Output (R, width) of queries (R, H, 1, d) that attend to keys of their groups."""
+        return attention.out_proj(state.grid.take(attention.averages(state.heads(query), keys, values, keep)))
 
     def _with_prefix(self, x: Tensor) -> Tensor:
         y = self.norms[0](x)
