@@ -102,8 +102,8 @@ class HeadStatistics:
         count = float(valid.sum())
         mean = p.mean(1)
         between = -torch.special.xlogy(mean, mean).sum(-1) + torch.special.xlogy(p, p).sum(-1).mean(1)
-        attended = ((p > 0) & keep[:, None]).sum(-1)
-        self._add("attended", attended.sum((0, 2)).double(), count)
+        attended = ((p > 0) & keep[:, None]).sum(-1).double()
+        self._add("attended", attended.sum((0, 2)), count)
         self._add("keys", sizes.sum().double(), count)
         self._add("density", (attended / sizes.clamp_min(1)[:, None]).sum((0, 2)), count)
         self._add("disagreement", torch.where(valid, between, 0.0).sum(), count)
@@ -140,7 +140,8 @@ class HeadStatistics:
         if not self._sums:
             raise ShapeError("no weights", "a batch at least", "Call update first")
         return HeadReport(
-            self._mean("density"), self._mean("attended"), float(self._mean("keys")), self._mean("confidence"), float(self._mean("disagreement")),
+            self._mean("density"), self._mean("attended"), float(self._mean("keys")), self._mean("confidence"),
+            float(self._mean("disagreement")),
             {offset: self._mean(f"offset {offset}") for offset in self.offsets}, self._mean("merging"),
             self._mean("question") - self._mean("other"), int(self._sums["density"][1]),
         )  # fmt: skip

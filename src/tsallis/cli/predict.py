@@ -6,6 +6,7 @@ import argparse
 import io
 import json
 import math
+import re
 import sys
 import unicodedata
 from collections.abc import Iterator
@@ -190,7 +191,9 @@ def _json(number: int, prediction: Prediction) -> str:
         "alternatives": [{"text": text, "probability": _finite(p)} for text, p in prediction.alternatives],
         "reason": prediction.reason,
     }
-    return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    # Some readers take these for ends of lines, and lone surrogates are not UTF-8.
+    odd = r"[\x85\u2028\u2029\ud800-\udfff]"
+    return re.sub(odd, lambda m: f"\\u{ord(m[0]):04x}", json.dumps(value, ensure_ascii=False, allow_nan=False))
 
 
 def _finite(value: float) -> float | None:

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import heapq
-import textwrap
-import unicodedata
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +11,7 @@ from torch import Tensor
 from ..attention.plots import draw_weights, new_figure
 from ..core.errors import ParameterError, ShapeError
 from ..core.inputs import check_tensor
+from .layout import branches_of, place, shown_as
 from .trees import Tree
 
 if TYPE_CHECKING:
@@ -22,8 +19,6 @@ if TYPE_CHECKING:
 
 # Inches of a character and of a line of text in a tree, in a font of fixed width and eight points.
 _ACROSS, _DOWN = 0.0675, 0.15
-# Lines that the label of a branch is wrapped into at most.
-_LINES = 12
 # Tokens that are named beside an alignment at most, of each sequence; of longer ones every second, third, ... is.
 _NAMED = 120
 
@@ -66,7 +61,7 @@ def plot_alignment(weights: Tensor, source: Sequence[str], target: Sequence[str]
     image.axes.set_aspect("auto")
     for axis, tokens in ((ax.xaxis, source), (ax.yaxis, target)):
         places = range(0, len(tokens), -(-len(tokens) // _NAMED))
-        axis.set_ticks(places, [_shown(tokens[at], 24) for at in places], size=7, parse_math=False)
+        axis.set_ticks(places, [shown_as(tokens[at], 24) for at in places], size=7, parse_math=False)
     ax.tick_params("x", rotation=90, top=True, labeltop=True, bottom=False, labelbottom=False)
     # Lines between the fields, for zeros have no colour of their own.
     ax.set_xticks(np.arange(1, columns) - 0.5, minor=True)
@@ -108,8 +103,8 @@ def plot_tree(tree: Tree, name: Callable[[int], str] = str, *, leaves: int = 24,
     for what, value in (("leaves", leaves), ("width", width)):
         if value < 1:
             raise ParameterError(f"{what} = {value}", "1 or more", "Pass a positive number")
-    branches, hidden = _branches(tree, name, leaves, width)
-    _place(branches)
+    branches, hidden = branches_of(tree, name, leaves, width)
+    place(branches)
     root = branches[0]
     last = max(branch.x + branch.length for branch in branches)
     below = 2 if hidden else 0
@@ -133,109 +128,8 @@ def plot_tree(tree: Tree, name: Callable[[int], str] = str, *, leaves: int = 24,
             ax.plot([end, middle, middle, branch.x], [branch.parent.y] * 2 + [branch.y] * 2, **stroke)
         if branch.label:
             ax.text(branch.x, branch.y - 0.35, "\n".join(branch.label), va="bottom", **font)
-        ax.text(branch.x, branch.y + 0.3, branch.number, va="top", color="0.35", **(font | {"size": 7}))
+        ax.text(branch.x, branch.y + 0.3, branch.number, va="top", color="0.35", **{**font, "size": 7})
     if hidden:
         mass = sum(leaf.probability for leaf in hidden)
         ax.text(0, root.height + 0.6, f"and {len(hidden)} more, {mass:.4f} together", va="top", style="italic", **font)
     return figure
-
-
-@dataclass(eq=False)
-class _Branch:
-    """Tokens until the next branching, and where they are drawn: x and lengths in characters, y in lines, downwards."""
-
-    label: list[str]
-    probability: float
-    parent: _Branch | None
-    children: list[_Branch] = field(default_factory=list)
-    x: float = 0.0
-    y: float = 0.0
-    height: float = 0.0
-
-    @property
-    def number(self) -> str:
-        return f"{self.probability:.4f}"
-
-    @property
-    def length(self) -> int:
-        return max(map(_columns, [*self.label, self.number]))
-
-
-def _branches(tree: Tree, name: Callable[[int], str], leaves: int, width: int) -> tuple[list[_Branch], list[Tree]]:
-    """Branches that lead to the most probable leaves, parents before children, and the other leaves."""
-    # A stack, for sequences may be longer than Python's limit on recursion.
-    parents: dict[int, Tree | None] = {id(tree): None}
-    ends: list[Tree] = []
-    stack = [tree]
-    while stack:
-        node = stack.pop()
-        if not node.children:
-            ends.append(node)
-        for child in node.children.values():
-            parents[id(child)] = node
-            stack.append(child)
-    best = heapq.nlargest(leaves, ends, key=lambda leaf: leaf.probability)
-    kept: set[int] = set()
-    for leaf in best:
-        node: Tree | None = leaf
-        while node is not None and id(node) not in kept:
-            kept.add(id(node))
-            node = parents[id(node)]
-    shown = {id(leaf) for leaf in best}
-    branches: list[_Branch] = []
-    todo: list[tuple[Tree, list[str], _Branch | None]] = [(tree, [], None)]
-    while todo:
-        node, names, parent = todo.pop()
-        while len(node.children) == 1:
-            ((token, node),) = node.children.items()
-            names.append(name(token))
-        branch = _Branch(_wrapped("".join(names), width), node.probability, parent)
-        branches.append(branch)
-        if parent is not None:
-            parent.children.append(branch)
-        following = [(child, [name(token)], branch) for token, child in node.children.items() if id(child) in kept]
-        todo.extend(reversed(following))
-    return branches, [leaf for leaf in ends if id(leaf) not in shown]
-
-
-def _place(branches: list[_Branch]) -> None:
-    """Give each branch a strip that its own text and those of its children fit into."""
-    for branch in branches:
-        branch.x = 0.0 if branch.parent is None else branch.parent.x + branch.parent.length + 3
-    for branch in reversed(branches):
-        # Its lines, its number, and room between it and the next.
-        branch.height = max(len(branch.label) + 1.9, sum(child.height for child in branch.children))
-    tops = {id(branches[0]): 0.0}
-    for branch in branches:
-        top = tops[id(branch)]
-        branch.y = top + (branch.height + len(branch.label) - 0.9) / 2
-        at = top + (branch.height - sum(child.height for child in branch.children)) / 2
-        for child in branch.children:
-            tops[id(child)] = at
-            at += child.height
-
-
-def _wrapped(label: str, width: int) -> list[str]:
-    label = _printable(label)
-    if not label.strip():
-        return [label.replace(" ", "␣")] if label else []
-    return textwrap.wrap(label.lstrip(), width, max_lines=_LINES, placeholder=" …"[-width:])
-
-
-def _shown(token: str, length: int) -> str:
-    """A token as a label: spaces are visible, and a long one is cut."""
-    token = _printable(token).replace(" ", "␣")
-    return token if len(token) <= length else token[: length - 1] + "…"
-
-
-def _printable(text: str) -> str:
-    """The text without characters that have no picture, such as an image in XML may not hold."""
-    odd = ("Cc", "Cs", "Zl", "Zp", "Cn", "Co")
-    return "".join("\N{REPLACEMENT CHARACTER}" if unicodedata.category(c) in odd else c for c in text)
-
-
-def _columns(text: str) -> int:
-    """Characters as wide as the text: letters of the Far East are twice as wide, combining ones have no width."""
-    return sum(
-        0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in ("W", "F") else 1 for c in text
-    )
