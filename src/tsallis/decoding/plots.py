@@ -55,19 +55,24 @@ def plot_alignment(weights: Tensor, source: Sequence[str], target: Sequence[str]
     if not (p >= 0).all():
         raise ParameterError("weights that are negative or NaN", "weights in [0, 1]", "Pass those after the mapping")
     rows, columns = p.shape
-    figure = new_figure(min(30, 1.8 + 0.24 * columns), min(30, 1.2 + 0.24 * rows))
+    named = [range(0, size, -(-size // _NAMED)) for size in (columns, rows)]
+    labels = [
+        [shown_as(tokens[at], 24) for at in places] for tokens, places in zip((source, target), named, strict=True)
+    ]
+    above, left = (0.08 * max(map(len, texts)) for texts in labels)
+    figure = new_figure(min(30, 1.6 + left + 0.24 * columns), min(30, 0.9 + above + 0.24 * rows))
     ax = figure.add_subplot()
     image = draw_weights(ax, p)
-    image.axes.set_aspect("auto")
-    for axis, tokens in ((ax.xaxis, source), (ax.yaxis, target)):
-        places = range(0, len(tokens), -(-len(tokens) // _NAMED))
-        axis.set_ticks(places, [shown_as(tokens[at], 24) for at in places], size=7, parse_math=False)
+    ax.set_aspect("auto")
+    for axis, places, texts in zip((ax.xaxis, ax.yaxis), named, labels, strict=True):
+        axis.set_ticks(places, texts, size=7, parse_math=False)
     ax.tick_params("x", rotation=90, top=True, labeltop=True, bottom=False, labelbottom=False)
-    # Lines between the fields, for zeros have no colour of their own.
-    ax.set_xticks(np.arange(1, columns) - 0.5, minor=True)
-    ax.set_yticks(np.arange(1, rows) - 0.5, minor=True)
-    ax.grid(which="minor", color="0.85", linewidth=0.4)
-    ax.tick_params(which="minor", length=0)
+    if max(rows, columns) <= _NAMED:
+        # Lines between the fields, for zeros have no colour of their own.
+        ax.set_xticks(np.arange(1, columns) - 0.5, minor=True)
+        ax.set_yticks(np.arange(1, rows) - 0.5, minor=True)
+        ax.grid(which="minor", color="0.85", linewidth=0.4)
+        ax.tick_params(which="minor", length=0)
     figure.colorbar(image, ax=ax, label="weight")
     return figure
 
