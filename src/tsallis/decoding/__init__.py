@@ -4,6 +4,7 @@ from . import metrics
 from .beam import Decoded, beam_search
 from .certificates import Certificate, Status
 from .exact import exact_search
+from .plots import plot_alignment, plot_tree
 from .sampling import sample
 from .steps import Hypothesis
 from .trees import Tree, tree
@@ -17,6 +18,8 @@ __all__ = [
     "beam_search",
     "exact_search",
     "metrics",
+    "plot_alignment",
+    "plot_tree",
     "sample",
     "tree",
 ]
