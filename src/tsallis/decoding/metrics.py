@@ -23,13 +23,13 @@ def surprise(p: Float[Tensor, ...], vocabulary: int, epsilon: float) -> Float[Te
     Args:
         p: probabilities of gold tokens.
         vocabulary: V, the number of tokens.
-        epsilon: added to each probability before they are normalised again; 0 or more.
+        epsilon: added to each probability before they are normalised again; 0 or more; inf makes them uniform.
 
     Returns:
         Nats, in the shape of p.
 
     Raises:
-        ParameterError: epsilon is negative or infinite.
+        ParameterError: epsilon is negative or NaN.
 
     Example:
         >>> import torch, tsallis as ts
@@ -39,7 +39,9 @@ def surprise(p: Float[Tensor, ...], vocabulary: int, epsilon: float) -> Float[Te
     References:
         martins2020sparse
     """
-    if not 0 <= epsilon < math.inf:
+    if epsilon == math.inf:
+        return torch.full_like(p, math.log(vocabulary))
+    if not epsilon >= 0:
         raise ParameterError(f"epsilon = {epsilon}", "0 or more", "Pass a small number, 1e-6 for example")
     return -((p + epsilon) / (1 + epsilon * vocabulary)).log()
 
@@ -277,7 +279,7 @@ def empty_rates(
         stahlberg2019nmt
     """
     check_search(eos, 1)
-    check_start(start)
+    check_start(start, state)
     examples = start.shape[0]
     if found is not None and len(found.hypotheses) != examples:
         raise ParameterError(f"found for {len(found.hypotheses)} examples", f"{examples}", "Search the same examples")
