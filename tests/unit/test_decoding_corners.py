@@ -156,19 +156,21 @@ def test_the_mass_that_is_left_is_known_no_better_than_sums_are(dtype: torch.dty
     ends = torch.empty(4000, dtype=torch.float64).uniform_(0.28, 0.33, generator=generator)
     others = ends * torch.empty(4000, dtype=torch.float64).uniform_(0.98, 1.02, generator=generator)
     first = torch.stack([ends, 1 - ends - others, others], 1).log().to(dtype)
-    # After the prefix that is kept, and the one dropped, the sequence ends.
+    # The prefix that is kept is more probable than either, and has two sequences; that which is dropped has one.
+    half = torch.tensor([0.5, 0.5, 0.0], dtype=torch.float64).log().to(dtype)
     certain = torch.tensor([0.0, -math.inf, -math.inf], dtype=dtype)
 
     def step(tokens, state):
         row, length = state
-        log_probs = torch.where(length[:, None] == 0, first[row], certain)
+        log_probs = torch.where(((length == 1) & (tokens == 1))[:, None], half, certain)
+        log_probs = torch.where(length[:, None] == 0, first[row], log_probs)
         return log_probs, (row, length + 1)
 
     rows = torch.arange(4000)
     result = beam_search(
         step, torch.zeros(4000, dtype=torch.long), (rows, torch.zeros_like(rows)), eos=0, beam=1, n_best=5, max_length=4
     )
-    truth = first.double().amax(1).tolist()
+    truth = first[:, [0, 2]].double().amax(1).tolist()
     claims = 0
     for best, certificate, most in zip(result.best, result.certificates, truth, strict=True):
         assert best is not None
