@@ -90,7 +90,9 @@ def trainer_loss(
 
     With such a function Trainer takes labels out of a model's inputs: models that make decoder_input_ids of them need
     those from the data collator, `DataCollatorForSeq2Seq(tokenizer, model=model)` for example. Its own argument
-    label_smoothing_factor has no effect then.
+    label_smoothing_factor has no effect then. Of causal models Trainer knows by the name of their class that the first
+    label of a text does not count; of others, such as GPT2LMHeadModel, it counts one label too many for each text
+    unless `model.loss_type = "ForCausalLM"` is set before.
 
     Args:
         alpha: a number above 0. A learned one is refused: the loss falls as alpha rises, whatever the scores are, and
