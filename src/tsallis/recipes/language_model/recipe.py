@@ -49,6 +49,8 @@ MEASURED = {
 }
 # How many prompts a report shows.
 SHOWN = 4
+# Tokens of a batch of an evaluation.
+FEWEST = 1024
 
 
 class Clock(Callback):
@@ -148,7 +150,9 @@ def _parts(stream: Stream, config: Config) -> Loader:
 
 
 def _first(stream: Stream, config: Config, windows: int | None = None) -> Loader:
-    return Loader(stream.windows, min(windows or len(stream), len(stream)), config.batch_size)
+    # Batches of a training may be small; without gradients there is room, and what comes with each batch takes its time.
+    batch = max(config.batch_size, FEWEST // config.context)
+    return Loader(stream.windows, min(windows or len(stream), len(stream)), batch)
 
 
 def table(runs: list[Run]) -> list[Row]:
