@@ -105,7 +105,10 @@ def test_an_epoch_goes_on_where_the_last_ended_and_a_pass_misses_nothing() -> No
     # 270 windows an epoch, of a hundred: in five passes all come five times, and the first 40 of a sixth.
     counts = torch.tensor(seen).bincount()
     assert sorted(counts.tolist()) == [5] * 60 + [6] * 40
-    assert seen[:100] != sorted(seen[:100])
+    # Each pass has an order of its own: not all that came first in the third came first in the sixth.
+    third = torch.tensor(seen[:270]).bincount() == 3
+    assert int(third.sum()) == 70
+    assert bool((counts[~third] == 6).any())
 
 
 @torch.no_grad()
