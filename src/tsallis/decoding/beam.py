@@ -222,23 +222,19 @@ def _results(options: _Options, trail: _Trail, remaining: Tensor, seen: int) -> 
     ranks = ends / lengths**options.length_penalty
     hypotheses, certificates = [], []
     for example, bound in enumerate(remaining.tolist()):
-        order = ranks[example].flatten().argsort(descending=True, stable=True).tolist()
-        places = [divmod(place, options.beam) for place in order]
-        places = [(at, slot) for at, slot in places if ends[example, at, slot] > -math.inf]
-        found = [ends[example, at, slot].item() for at, slot in places]
+        order = ranks[example].flatten().argsort(descending=True, stable=True)
+        values, scores = (x[example].flatten()[order] for x in (ends, ranks))
+        ended = values > -math.inf
+        found = values[ended].tolist()
+        places = [divmod(place, options.beam) for place in order[ended].tolist()]
         every = options.n_best is None and bound == -math.inf
-        shown = places if every else places[: options.wanted]
-        hypotheses.append(
-            [
-                Hypothesis(
-                    _walk(parents[example], tokens[example], at, slot, options.eos),
-                    ends[example, at, slot].item(),
-                    ranks[example, at, slot].item(),
-                )
-                for at, slot in shown
-            ]
-        )
-        proof = certify(found, bound, len(trail.ends), len(shown)) if options.bounds else unknown(found)
+        shown = len(places) if every else options.wanted
+        listed = [
+            Hypothesis(_walk(parents[example], tokens[example], at, slot, options.eos), log_prob, score)
+            for (at, slot), log_prob, score in zip(places[:shown], found, scores[ended].tolist(), strict=False)
+        ]
+        hypotheses.append(listed)
+        proof = certify(found, bound, len(trail.ends), len(listed)) if options.bounds else unknown(found)
         certificates.append(proof)
     return Decoded(hypotheses, certificates, seen)
 
