@@ -339,6 +339,7 @@ def test_a_line_is_answered_before_the_next_one_comes(run: Path) -> None:
     """As someone types them; and in UTF-8 whatever the locale."""
     with start(run, LC_ALL="C", PYTHONIOENCODING="ascii", PYTHONUTF8="0") as process:
         timer = threading.Timer(100, process.kill)
+        timer.daemon = True
         timer.start()
         assert process.stdin is not None
         assert process.stdout is not None
