@@ -74,15 +74,16 @@ def run(arguments: argparse.Namespace) -> int:
         write = _json if arguments.format == "json" else _tsv
         if arguments.format == "tsv":
             _put("\t".join(COLUMNS), out)
-        number, refused = 0, []
+        number, refused, first = 0, 0, ""
         for number, (line, prediction) in enumerate(_answers(recipe, chosen, lines, page is not None), 1):
             _put(write(number, prediction), out)
             if page is not None:
                 page.add(number, line, prediction)
             if prediction.reason is not None:
-                refused.append(f"line {number}: {prediction.reason}")
+                refused += 1
+                first = first or f"line {number}: {prediction.reason}"
     if refused:
-        print(f"{len(refused)} of {number} lines without a prediction, the first is {refused[0]}", file=sys.stderr)
+        print(f"{refused} of {number} lines without a prediction, the first is {first}", file=sys.stderr)
     if page is not None:
         print(arguments.explain / "index.html", file=sys.stderr)
     return 1 if refused else 0
