@@ -59,15 +59,19 @@ def minutes(runs: list[Run], clock: str) -> Figure:
     ax = figure.add_subplot()
     for number, (row, group) in enumerate(rows_of(runs)):
         for i, run in enumerate(group):
-            spent = np.cumsum([look[clock] for look in read_table(run.folder / SECONDS)]) / 60
             reached = [look["val/BLEU"] for look in run.history()]
-            ax.plot(spent, reached, color=f"C{number}", marker=".", linewidth=1, label=None if i else row)
+            ax.plot(spent(run, clock), reached, color=f"C{number}", marker=".", linewidth=1, label=None if i else row)
     ax.set_xlabel("minutes" if clock == "seconds" else "minutes of the processor")
     ax.set_ylabel("dev BLEU")
     ax.set_xlim(left=0)
     ax.grid(alpha=0.3)
     ax.legend(fontsize=8)
     return figure
+
+
+def spent(run: Run, clock: str) -> list[float]:
+    """Minutes of training steps up to the end of each epoch, by the wall's clock (seconds) or the processor's."""
+    return [float(m) for m in np.cumsum([look[clock] for look in read_table(run.folder / SECONDS)]) / 60]
 
 
 def by_layer(runs: list[Run], name: str) -> Figure:
@@ -88,7 +92,7 @@ def histograms(runs: list[Run], name: str, limits: tuple[float, float]) -> Figur
 
     def draw(ax: object, label: str, tables: list[Heads], kind: int, number: int) -> None:
         values = [head[name] for table in tables for head in table if head["type"] == kind and name in head]
-        ax.hist(values, 20, limits, histtype="step", label=label, color=f"C{number}")  # pyright: ignore
+        ax.hist(values, 20, range=limits, histtype="step", label=label, color=f"C{number}")  # pyright: ignore
 
     return _panels(runs, draw, "heads", name)
 

@@ -34,13 +34,14 @@ def patterns(inside: Tensor, count: int) -> Tensor:
     place = torch.arange(size, device=inside.device)
     i, j = place[:, None], place
     n = inside.sum(1)[:, None, None]
-    rising = ((j + 1.0) ** 3).expand(len(inside), size, size)
-    falling = (n - j).clamp_min(0).to(rising.dtype) ** 3 * (i >= 0)
+    rising = (j + 1.0) ** 3
+    falling = (n - j).clamp_min(0).to(rising.dtype) ** 3
     found = [
-        (j == i) + 0.0, (j == i - 1) + 0.0, (j == i + 1) + 0.0, rising * (j <= i - 2), falling * (j >= i + 2), rising,
-        falling, (j == n - 1) & (i >= 0),
+        j == i, j == i - 1, j == i + 1, rising * (j <= i - 2), falling * (j >= i + 2), rising, falling, j == n - 1,
     ]  # fmt: skip
-    weights = torch.stack([x.expand(len(inside), size, size).to(rising.dtype) for x in found[:count]], 1)
+    weights = rising.new_empty(len(inside), count, size, size)
+    for number, pattern in enumerate(found[:count]):
+        weights[:, number] = pattern
     weights = weights * (inside[:, None, :, None] & inside[:, None, None, :])
     return weights / weights.sum(-1, keepdim=True).clamp_min(torch.finfo(weights.dtype).tiny)
 

@@ -8,16 +8,16 @@ from pathlib import Path
 
 from ...nn import TransformerSeq2Seq
 from .._shared.config import build as configured
-from .._shared.files import read_json, read_weights, read_yaml, write, write_json
+from .._shared.files import read_json, read_table, read_weights, read_yaml, write, write_json
 from .._shared.runs import CONFIG, Result, Run
 from .._shared.seeding import seed_all
 from .._shared.tables import Row, mean_and_deviation, rows_of
 from .._shared.training import fit
 from .config import Config
 from .data import Corpus, encoded, load
-from .figures import figures
+from .figures import figures, spent
 from .findings import MOVED, findings, measures
-from .heads import NAMES, analyse, draw_example
+from .heads import HEADS, NAMES, analyse, draw_example
 from .model import ALPHAS, SECONDS, Alphas, Clock, Training, build
 from .pieces import Pieces
 from .translate import Score, Translation, rates, scores, texts, translate
@@ -28,10 +28,16 @@ __all__ = [
 
 NOTE = (
     "BLEU and chrF of plain text by sacrebleu (signatures in the report), of a beam without length penalty; dev BLEU: "
-    "of greedy translations, by which the epoch was chosen. Density: share of the tokens that heads may attend to and do; "
-    f"JS: divergence of a layer's heads, in nats; means on the first test. Moved: heads whose alpha moved by more than "
-    f"{MOVED}. Proved: translations that are proved to be the most probable. Minutes: of the training steps alone."
+    "of greedy translations, by which the epoch was chosen. Density: share of the tokens that heads may attend to and "
+    "do; JS: divergence of a layer's heads, in nats; means on the first test. Moved: heads whose alpha moved by more "
+    f"than {MOVED}. Proved: translations that are proved to be the most probable. Minutes: of training steps alone, by "
+    "the wall's clock and the processor's."
 )
+# Of the table of heads, with their digits; disagreement is that of a layer's heads.
+COLUMNS = {
+    "layer": 0, "head": 0, "alpha": 3, "density": 3, "confidence": 3, "disagreement": 3, "offset": 0, "positional": 3,
+    "merging": 3, "interrogation": 3,
+}  # fmt: skip
 PIECES, SCORES, TRANSLATIONS = "pieces.json", "scores.json", "translations-{}.txt"
 
 
@@ -105,7 +111,7 @@ def load_model(run: Path) -> tuple[TransformerSeq2Seq, Pieces, Config]:
 
 
 def table(runs: list[Run]) -> list[Row]:
-    """One row an attention."""
+    """One row a model."""
 
     def of(group: list[Run], name: str, digits: int = 2) -> str:
         found = [run.metrics[name] for run in group if name in run.metrics]
@@ -114,7 +120,7 @@ def table(runs: list[Run]) -> list[Row]:
     scored = [name for run in runs for name in run.metrics if name.startswith(("BLEU", "chrF"))]
     return [
         {
-            "attention": name,
+            "model": name,
             "seeds": str(len(group)),
             **{score: of(group, score) for score in dict.fromkeys(scored)},
             "dev BLEU": of(group, "dev BLEU"),
@@ -123,7 +129,8 @@ def table(runs: list[Run]) -> list[Row]:
             "alpha": _range(group),
             "moved %": of(group, "moved", 1),
             "proved %": of(group, "exact", 1),
-            "minutes": mean_and_deviation([run.seconds / 60 for run in group], 1),
+            "minutes": mean_and_deviation([spent(run, "seconds")[-1] for run in group], 1),
+            "of the processor": mean_and_deviation([spent(run, "processor")[-1] for run in group], 1),
         }
         for name, group in rows_of(runs)
     ]
@@ -139,7 +146,9 @@ def _range(group: list[Run]) -> str:
 
 def details(runs: list[Run]) -> dict[str, list[Row]]:
     """What the heads are found to do, how scores were computed, and all heads of each run."""
-    found, signatures = {}, []
+    found: dict[str, list[Row]] = {}
+    signatures: list[Row] = []
+    heads: dict[str, list[Row]] = {}
     for row, group in rows_of(runs):
         for run in group:
             label = f"{row}, seed {run.result['seed']}"
@@ -149,4 +158,12 @@ def details(runs: list[Run]) -> dict[str, list[Row]]:
                     {"run": label, "test": test, "score": f"{name} {s['value']:.2f}", "signature": s["signature"]}
                     for name, s in of.items()
                 ]
-    return {**found, "Signatures": signatures}
+        table = read_table(group[0].folder / HEADS)
+        heads[f"Heads: {row}, seed {group[0].result['seed']}"] = [_head(values) for values in table]
+    return {**found, "Signatures": signatures, **heads}
+
+
+def _head(values: dict[str, float]) -> Row:
+    """A head's numbers as text."""
+    shown = {name: f"{values[name]:.{digits}f}" if name in values else "-" for name, digits in COLUMNS.items()}
+    return {"attention": NAMES[int(values["type"])], **shown}
