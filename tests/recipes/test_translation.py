@@ -209,6 +209,15 @@ def test_heads_are_found_to_do_what_they_were_built_for(pieces: Pieces, tmp_path
     assert measures(rows, learned=False)["density context"] == pytest.approx(100.0)
 
 
+def test_heads_are_the_same_in_batches_with_padding(pieces: Pieces, tmp_path: Path) -> None:
+    model = _model(replace(SMALL, attention=1.5), len(pieces))
+    text = Text(["the smallest sled sees a dog.", "a", "sees sled."], ["a", "the small dog sees the sled", "sled"])
+    alone, together = (analyse(model, pieces, text, replace(SMALL, search_batch=n), tmp_path) for n in (1, 3))
+    assert {row["density"] for row in alone if NAMES[int(row["type"])] == "context"} != {1.0}
+    for one, other in zip(alone, together, strict=True):
+        assert one == pytest.approx(other, abs=1e-5)
+
+
 def _shares(alphas: list[float]) -> dict[str, float]:
     rows = [{"type": 0.0, "density": 1.0, "disagreement": 0.0, "alpha": alpha} for alpha in alphas]
     rows += [{"type": float(i), "density": 0.5, "disagreement": 0.0} for i in (1, 2)]
@@ -261,6 +270,21 @@ def test_translations_come_with_proofs_or_reasons(pieces: Pieces) -> None:
         bias[0] = -30
     assert "at most 20 pieces" in (translate(model, pieces, lines[:1], config)[0].reason or "")
     assert translate(model, pieces, [], config) == []
+
+
+def test_translations_are_those_of_their_lines(pieces: Pieces) -> None:
+    model = _model(SMALL, len(pieces))
+    with torch.no_grad():
+        assert model.output.bias is not None
+        model.output.bias[0] = 6.0
+    lines = [" ".join(["dog", "the", "sees", "sled", "small"][i:]) for i in range(5)]
+    found = translate(model, pieces, lines, replace(SMALL, output=1.0), n_best=1)
+    # The empty translation is the best of each, and how probable it is depends on the line.
+    assert [t.text for t in found] == [""] * 5
+    assert [t.log_prob for t in found] == pytest.approx(
+        [_log_prob(model, pieces, line, "") for line in lines], abs=1e-5
+    )
+    assert len({round(t.log_prob or 0, 3) for t in found}) > 3
 
 
 def test_scores_carry_their_signatures() -> None:
