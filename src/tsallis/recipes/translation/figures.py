@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -76,28 +77,27 @@ def spent(run: Run, clock: str) -> list[float]:
 
 def by_layer(runs: list[Run], name: str) -> Figure:
     """A measure of each layer, a panel for each kind of attention."""
-    return _panels(runs, lambda ax, label, tables, kind, number: _line(ax, label, tables, kind, name), name, "layer")
+    return _panels(runs, lambda ax, label, tables, kind, _: _line(ax, label, tables, kind, name), name, "layer")
 
 
-def _line(ax: object, label: str, tables: list[Heads], kind: int, name: str) -> None:
+def _line(ax: Axes, label: str, tables: list[Heads], kind: int, name: str) -> None:
     layers = sorted({int(head["layer"]) for head in tables[0]})
     own = [[h[name] for table in tables for h in table if h["type"] == kind and h["layer"] == i] for i in layers]
-    ax.plot(layers, [np.mean(values) for values in own], marker="o", label=label)  # pyright: ignore
-    ax.set_xticks(layers)  # pyright: ignore
-    ax.set_ylim(bottom=0)  # pyright: ignore
+    ax.plot(layers, [np.mean(values) for values in own], marker="o", label=label)
+    ax.set_xticks(layers)
 
 
 def histograms(runs: list[Run], name: str, limits: tuple[float, float]) -> Figure:
     """How many heads have which value, a panel for each kind of attention."""
 
-    def draw(ax: object, label: str, tables: list[Heads], kind: int, number: int) -> None:
+    def draw(ax: Axes, label: str, tables: list[Heads], kind: int, number: int) -> None:
         values = [head[name] for table in tables for head in table if head["type"] == kind and name in head]
-        ax.hist(values, 20, range=limits, histtype="step", label=label, color=f"C{number}")  # pyright: ignore
+        ax.hist(values, 20, range=limits, histtype="step", label=label, color=f"C{number}")
 
     return _panels(runs, draw, "heads", name)
 
 
-def _panels(runs: list[Run], draw: Callable[[object, str, list[Heads], int, int], None], y: str, x: str) -> Figure:
+def _panels(runs: list[Run], draw: Callable[[Axes, str, list[Heads], int, int], None], y: str, x: str) -> Figure:
     figure = Figure(figsize=(9.0, 3.0), layout="constrained")
     panels = figure.subplots(1, len(NAMES), sharey=True)
     for kind, (ax, title) in enumerate(zip(panels, NAMES, strict=True)):
@@ -107,6 +107,8 @@ def _panels(runs: list[Run], draw: Callable[[object, str, list[Heads], int, int]
         ax.set_xlabel(x)
         ax.grid(alpha=0.3)
     panels[0].set_ylabel(y)
+    # Shared, and only now: limits that are set no longer follow what is drawn.
+    panels[0].set_ylim(bottom=0)
     panels[-1].legend(fontsize=7)
     return figure
 
