@@ -74,6 +74,7 @@ class HeadStatistics:
         weights: Tensor,
         kept: Tensor | None = None,
         *,
+        queries: Tensor | None = None,
         words: Tensor | None = None,
         marks: Tensor | None = None,
         questions: Tensor | None = None,
@@ -84,6 +85,7 @@ class HeadStatistics:
             weights: (B, H, Nq, Nk), as `ts.nn.MultiheadAttention` returns them with average_attn_weights=False.
             kept: boolean, broadcastable to the weights, the same for all heads: which keys may be attended to (True);
                 False everywhere for queries that are padding.
+            queries: (B, Nq) boolean: False for queries that are padding, where kept does not say so.
             words: (B, N) for self-attention: the number of the word that each token is a piece of; negative for none,
                 and for padding.
             marks: (B) the place of each sequence's last mark.
@@ -97,6 +99,8 @@ class HeadStatistics:
             raise ShapeError(f"weights of shape {tuple(p.shape)}", "(B, H, Nq, Nk)", "Pass average_attn_weights=False")
         p = p.double()
         keep = _kept(kept, p)
+        if queries is not None:
+            keep = keep & _real(queries, p)[:, :, None]
         sizes = keep.sum(-1)
         valid = sizes > 0
         count = float(valid.sum())
@@ -163,6 +167,15 @@ def _kept(kept: Tensor | None, p: Tensor) -> Tensor:
             "Reshape it",
         )  # fmt: skip
     return whole.to(p.device).any(1)
+
+
+def _real(queries: Tensor, p: Tensor) -> Tensor:
+    given = check_tensor(queries, "queries")
+    if tuple(given.shape) != (len(p), p.shape[2]) or given.dtype != torch.bool:
+        raise ShapeError(
+            f"queries of shape {tuple(given.shape)}, {given.dtype}", f"booleans {(len(p), p.shape[2])}", "Reshape it"
+        )
+    return given.to(p.device)
 
 
 def _of_batch(x: Tensor, p: Tensor, name: str) -> Tensor:
