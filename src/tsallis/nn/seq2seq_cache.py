@@ -67,13 +67,13 @@ class Nodes:
 
     def gathered(self, groups: Tensor, columns: Tensor) -> Tensor:
         """What columns (G', room') of some groups (G') hold."""
-        layers, _, count, heads, room, _ = self.kept.shape
+        layers, _, count, heads, room, width = self.kept.shape
         device = columns.device
         rows = groups[:, None] * heads + torch.arange(heads, device=device)
         index = rows[:, :, None] * room + columns[:, None]
         index = torch.arange(2 * layers, device=device)[:, None] * (count * heads * room) + index.flatten()
         found = self.kept.flatten(0, 4).index_select(0, index.flatten())
-        return found.view(layers, 2, len(groups), heads, columns.shape[1], -1)
+        return found.view(layers, 2, len(groups), heads, columns.shape[1], width)
 
 
 class Grid:
