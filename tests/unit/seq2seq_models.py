@@ -32,7 +32,7 @@ def made(kind: str, attention: Any = 1.5, output: float = 1.5, **options: Any) -
             parameter *= 1.7
         if isinstance(model, ts.nn.LSTMSeq2Seq):
             # Its states are small.
-            model.query.weight *= 30
+            model.query.weight *= 100
         if attention == "learn" and kind != "lstm":
             # No two heads alike.
             for name, parameter in model.named_parameters():
