@@ -113,12 +113,15 @@ def main() -> None:
                 f"  {'cached' if cached else 'uncached':10}{made / median:10.1f} tokens/s{median:9.2f} s, of which"
                 f" {100 * (1 - inside):.1f} % outside the model", flush=True,
             )  # fmt: skip
-        print(f"  ratio {statistics.median(times[False]) / statistics.median(times[True]):.2f}")
+        print(f"  ratio {statistics.median(times[False]) / statistics.median(times[True]):.2f}", flush=True)
         search, limits = searches[True], [None, 8 * arguments.beam, arguments.beam]
         for max_rows in limits:
             search.largest = 0
             grown = memory_of(partial(search.run, max_rows), torch.device("cpu")) or 0
-            print(f"  max_rows {max_rows}: cache {search.largest / 2**20:.1f} MB, process {grown / 2**20:.0f} MB more")
+            print(
+                f"  max_rows {max_rows}: cache {search.largest / 2**20:.1f} MB, process {grown / 2**20:.0f} MB more",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":
