@@ -3,23 +3,22 @@
     python benchmarks/cached_search.py --output 1 --output 1.5
 
 Weights are random, and no sequence ends before the greatest length. Without a cache the sources are encoded once, too,
-but each step runs the decoder on whole prefixes. Both searches in one process, in turn; medians. Memory is of the cache,
-at its largest, and of the process, each search in a process of its own: what its peak adds to what it held before.
+but each step runs the decoder on whole prefixes. Both searches in one process, in turn; medians. Memory is that of the
+cache at its largest, and what the process grows by.
 """
 
 from __future__ import annotations
 
 import argparse
-import multiprocessing
-import resource
 import statistics
 import time
-from collections import Counter
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from tsallis.cli.timing import memory_of
 from tsallis.decoding import Decoded, beam_search
 from tsallis.nn import TransformerSeq2Seq
 from tsallis.nn.seq2seq import PADDING
@@ -52,7 +51,9 @@ class Search:
 
     @torch.no_grad()
     def run(self, max_rows: int | None = None) -> Decoded:
+        begin = time.perf_counter()
         start, state = self.model.start(self.source)
+        self.inside += time.perf_counter() - begin
         if not self.cached:
             ignored = self.source < 0
             state = {"memory": self.model.encoded(self.source), "ignored": ignored, "prefix": start[:, None][:, :0]}
@@ -77,16 +78,6 @@ class Search:
         return scores, {**state, "prefix": prefix}
 
 
-def memory(arguments: argparse.Namespace, output: float, cached: bool, max_rows: int | None, queue: Any) -> None:
-    """(bytes of the process, of the cache), in a process of its own."""
-    torch.set_num_threads(arguments.threads)
-    search = Search(*built(arguments, output), cached, arguments)
-    Search(search.model, search.source[:2], cached, argparse.Namespace(**vars(arguments) | {"tokens": 3})).run()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    search.run(max_rows)
-    queue.put((1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before), search.largest))
-
-
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -105,32 +96,32 @@ def main() -> None:
         searches = {cached: Search(model, source, cached, arguments) for cached in (True, False)}
         times: dict[bool, list[float]] = {True: [], False: []}
         found: dict[bool, Decoded] = {}
+        for search in searches.values():
+            # Kernels are loaded.
+            Search(model, source[:2], search.cached, argparse.Namespace(beam=2, tokens=3)).run()
         for _ in range(arguments.rounds):
             for cached, search in searches.items():
                 begin = time.perf_counter()
                 found[cached] = search.run()
                 times[cached].append(time.perf_counter() - begin)
-        rows = Counter(cached for cached in found if found[cached].rows == arguments.beam * made - 4 * arguments.batch)
-        print(f"output alpha {output:g}, attention {arguments.attention}, rows {found[True].rows}, {found[False].rows}")
-        print(f"  all rows in use: {len(rows) == 2}")
+        rows = arguments.batch * (1 + arguments.beam * (arguments.tokens - 1))
+        print(f"output alpha {output:g}, attention {arguments.attention}; all rows in use:"
+              f" {found[True].rows == found[False].rows == rows}")  # fmt: skip
         for cached, seconds in times.items():
             median, inside = statistics.median(seconds), searches[cached].inside / sum(seconds)
             print(
                 f"  {'cached' if cached else 'uncached':10}{made / median:10.1f} tokens/s{median:9.2f} s, of which"
                 f" {100 * (1 - inside):.1f} % outside the model", flush=True,
             )  # fmt: skip
-        print(f"  ratio {statistics.median(times[False]) / statistics.median(times[True]):.2f}")
-        context = multiprocessing.get_context("spawn")
-        for cached, max_rows in ((False, None), (True, None), (True, 40), (True, 5)):
-            queue = context.Queue()
-            process = context.Process(target=memory, args=(arguments, output, cached, max_rows, queue))
-            process.start()
-            process_bytes, cache_bytes = queue.get()
-            process.join()
+        print(f"  ratio {statistics.median(times[False]) / statistics.median(times[True]):.2f}", flush=True)
+        search, limits = searches[True], [None, 8 * arguments.beam, arguments.beam]
+        for max_rows in limits:
+            search.largest = 0
+            grown = memory_of(partial(search.run, max_rows), torch.device("cpu")) or 0
             print(
-                f"  cached {cached}, max_rows {max_rows}: {process_bytes / 2**20:.0f} MB more, the cache"
-                f" {cache_bytes / 2**20:.1f} MB", flush=True,
-            )  # fmt: skip
+                f"  max_rows {max_rows}: cache {search.largest / 2**20:.1f} MB, process {grown / 2**20:.0f} MB more",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

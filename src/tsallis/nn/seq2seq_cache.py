@@ -11,9 +11,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..core.errors import ParameterError
+from .seq2seq_grid import Grid
 
-# Places for tokens that a tree has to spare when it is made again, besides half of those in use.
-ROOM = 32
+# Places for tokens that a tree has to spare at least when it is made again; else half as many as are in use.
+ROOM = 8
 # Empty prefixes at most that share a tree: each is scored against the tokens of all.
 MOST = 16
 
@@ -67,64 +68,13 @@ class Nodes:
 
     def gathered(self, groups: Tensor, columns: Tensor) -> Tensor:
         """What columns (G', room') of some groups (G') hold."""
-        layers, _, count, heads, room, _ = self.kept.shape
+        layers, _, count, heads, places, width = self.kept.shape
         device = columns.device
         rows = groups[:, None] * heads + torch.arange(heads, device=device)
-        index = rows[:, :, None] * room + columns[:, None]
-        index = torch.arange(2 * layers, device=device)[:, None] * (count * heads * room) + index.flatten()
+        index = rows[:, :, None] * places + columns[:, None]
+        index = torch.arange(2 * layers, device=device)[:, None] * (count * heads * places) + index.flatten()
         found = self.kept.flatten(0, 4).index_select(0, index.flatten())
-        return found.view(layers, 2, len(groups), heads, columns.shape[1], -1)
-
-
-class Grid:
-    """Prefixes of a group beside each other: R rows as (G, W), W the most prefixes of a group.
-
-    Attributes:
-        group: (R) that of each row.
-        count: how many groups there are.
-    """
-
-    def __init__(self, group: Tensor, count: int) -> None:
-        self.group, self.count = group, count
-
-    @cached_property
-    def sizes(self) -> Tensor:
-        """(G) rows of each group."""
-        return self.group.bincount(minlength=self.count)
-
-    @cached_property
-    def most(self) -> int:
-        """W."""
-        return int(self.sizes.max()) if self.count else 0
-
-    @cached_property
-    def within(self) -> Tensor:
-        """(R) which row of its group each is."""
-        order = self.group.argsort(stable=True)
-        first = (self.sizes.cumsum(0) - self.sizes)[self.group[order]]
-        within = torch.empty_like(order)
-        within[order] = torch.arange(len(order), device=order.device) - first
-        return within
-
-    @cached_property
-    def _places(self) -> Tensor | None:
-        """Where rows stand in the grid; None if it is they, in their order."""
-        places = self.group * self.most + self.within
-        full = len(places) == self.count * self.most
-        return None if full and bool((places[1:] > places[:-1]).all()) else places
-
-    def put(self, x: Tensor) -> Tensor:
-        """(R, ...) to (G, W, ...), zeros where there is no row."""
-        if self._places is not None:
-            grid = x.new_zeros(self.count * self.most, *x.shape[1:])
-            grid[self._places] = x
-            x = grid
-        return x.view(self.count, self.most, *x.shape[1:])
-
-    def take(self, x: Tensor) -> Tensor:
-        """(G, W, ...) to (R, ...)."""
-        x = x.flatten(0, 1)
-        return x if self._places is None else x.index_select(0, self._places)
+        return found.view(layers, 2, len(groups), heads, columns.shape[1], width)
 
 
 @dataclass(frozen=True)
@@ -241,7 +191,7 @@ class Cache:
         """Keys and values of columns (G, n), in trees of more room."""
         assert self.nodes is not None
         groups = torch.arange(self.grid.count, device=columns.device)
-        return self.nodes.gathered(groups, _padded(columns, places))
+        return self.nodes.gathered(groups, _spare(columns, places))
 
     def _regrouped(self, origin: Tensor, grid: Grid) -> Cache:
         """The state in other groups, each of which was a part of one before, its origin."""
@@ -249,11 +199,11 @@ class Cache:
         if self.nodes is None:
             return chosen
         columns, path = chosen._live()
-        kept = self.nodes.gathered(origin, _padded(columns, room(columns.shape[1], grid.most)))
+        kept = self.nodes.gathered(origin, _spare(columns, room(columns.shape[1], grid.most)))
         return replace(chosen, path=path, nodes=Nodes(kept, columns.shape[1]))
 
 
-def _padded(columns: Tensor, places: int) -> Tensor:
+def _spare(columns: Tensor, places: int) -> Tensor:
     """Columns (G, n) and, up to so many, one that is there. Attention multiplies what is nobody's by zero, which memory
     that was never written does not bear.
     """

@@ -42,6 +42,7 @@ class LSTMSeq2Seq(Seq2Seq, ParameterHolder):
         2
 
     References:
+        luong2015effective
         peters2019sparse
     """
 

@@ -17,8 +17,8 @@ from .seq2seq_cache import Cache, Memory, room
 class TransformerSeq2Seq(Seq2Seq):
     """A Transformer with normalisation before each block and sinusoidal positions.
 
-    A search (`ts.decoding`) runs it on one token of each prefix: keys and values of the others are kept, those of the
-    source once for all prefixes of a sentence.
+    A search (`ts.decoding`) runs it on one token of each prefix: keys and values of the others are kept, each once for
+    all prefixes that have the token in common, those of the source once for a sentence. Steps have no gradient.
 
     Args:
         source_vocabulary, target_vocabulary, width, dropout, output_alpha, label_smoothing, eos: as in `Seq2Seq`.
@@ -39,6 +39,7 @@ class TransformerSeq2Seq(Seq2Seq):
 
     References:
         correia2019adaptively
+        vaswani2017attention
     """
 
     def __init__(
