@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import math
+import os
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -74,6 +75,7 @@ def test_data_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.data
+@pytest.mark.skipif("TSALLIS_DATA" not in os.environ, reason="TSALLIS_DATA is not set")
 def test_fifteen_languages() -> None:
     data = load(Config(dataset="sigmorphon2018"))
     assert [len(part.words) for part in (data.train, data.dev, data.test)] == [15_000, 14_100, 14_100]

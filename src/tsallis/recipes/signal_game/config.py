@@ -30,9 +30,9 @@ class Config(RunConfig):
         hidden: filters of the sender.
         temperature: the sender's scores are divided by it.
         entropy_weight: of the entropy of symbols, which is added to the objective (of guesses too, if they are drawn).
-        lr: learning rate of Adam.
+        lr: learning rate of AdamW.
         warmup: steps in which it rises to lr.
-        weight_decay: of Adam.
+        weight_decay: of AdamW; at 0 it is Adam.
         batch_size: games in each step.
         steps: of the training.
         epoch_steps: an epoch, after which there is a validation, has so many steps.

@@ -99,7 +99,7 @@ class Training(LightningModule):
         return Named(self.config.estimator, choice)
 
     def configure_optimizers(self) -> Any:
-        optimizer = torch.optim.Adam(
+        optimizer = torch.optim.AdamW(
             self.parameters(), lr=self.config.lr, weight_decay=self.config.weight_decay, fused=True
         )
         warmup = max(self.config.warmup, 1)
