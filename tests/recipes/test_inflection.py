@@ -15,13 +15,14 @@ from tsallis import decoding
 from tsallis.recipes._shared import plan
 from tsallis.recipes._shared.config import ConfigError
 from tsallis.recipes._shared.datasets import DataError
-from tsallis.recipes._shared.files import RunError, read_json, read_weights, write_json
+from tsallis.recipes._shared.files import RunError, read_json, write_json
 from tsallis.recipes._shared.pairs import Pairs, Vocabulary, read_vocabularies, save_vocabularies
-from tsallis.recipes._shared.seq2seq import SequenceTraining, searched
+from tsallis.recipes._shared.seq2seq import SequenceTraining, load_weights, search
 from tsallis.recipes.inflection import recipe
 from tsallis.recipes.inflection.config import Config
 from tsallis.recipes.inflection.data import BACK, FRONT, Word, letters, load, word_of
 from tsallis.recipes.inflection.findings import edits, examine, macro
+from tsallis.recipes.inflection.model import build
 
 from .conftest import finished_runs, train_interrupted, train_watched
 
@@ -145,17 +146,13 @@ def test_the_mean_over_languages_is_of_rounded_figures() -> None:
 def test_searches_of_batches_are_those_of_single_words() -> None:
     torch.manual_seed(1)
     data, config = load(Config()), Config(output=2.0, search_batch=7, max_length=9, beam=3)
-    model = recipe.build(replace(config, width=12, layers=1), len(data.source), len(data.target)).double().eval()
+    model = build(replace(config, width=12, layers=1), len(data.source), len(data.target)).double().eval()
     sources = data.dev.pairs.sources[:20]
-    seen = []
-    for positions, found in searched(model, sources, config):
-        for i, hypotheses, certificate in zip(positions.tolist(), found.hypotheses, found.certificates, strict=True):
-            start = model.start(sources[i][None])
-            alone = decoding.beam_search(model.step, *start, eos=0, beam=3, max_length=9, n_best=1)
-            assert [h.tokens for h in hypotheses] == [h.tokens for h in alone.hypotheses[0]]
-            assert certificate.status is alone.certificates[0].status
-            seen.append(i)
-    assert sorted(seen) == list(range(20))
+    found = search(model, sources, config, n_best=1)
+    for source, hypotheses, certificate in zip(sources, found.hypotheses, found.certificates, strict=True):
+        alone = decoding.beam_search(model.step, *model.start(source[None]), eos=0, beam=3, max_length=9, n_best=1)
+        assert [h.tokens for h in hypotheses] == [h.tokens for h in alone.hypotheses[0]]
+        assert certificate.status is alone.certificates[0].status
 
 
 def test_smoke_reads_every_field_and_its_report_shows_languages(tmp_path: Path) -> None:
@@ -189,13 +186,12 @@ def test_it_learns_and_says_of_an_open_plural_that_there_are_two(tmp_path: Path)
     assert by_language["open"]["accuracy"] > 50
     assert result.metrics["enumerated"] > 50
     data = load(config)
-    model = recipe.build(config, len(data.source), len(data.target))
-    weights = read_weights(tmp_path / "model.safetensors")
-    model.load_state_dict({name.removeprefix("model."): value for name, value in weights.items()})
+    model = build(config, len(data.source), len(data.target))
+    load_weights(model, tmp_path)
     again = examine(model, data.test, data, config)
     assert again == by_language
     plural = next(i for i, w in enumerate(data.test.words) if w.language == "open" and w.tags == ("N", "PL"))
-    ((_, found),) = searched(model, [data.test.pairs.sources[plural]], config, n_best=None)
+    found = search(model, [data.test.pairs.sources[plural]], config)
     forms = {word_of(data.target.decode(h.tokens)): math.exp(h.log_prob) for h in found.hypotheses[0]}
     lemma = data.test.words[plural].lemma
     assert forms.get(lemma + "n", 0) + forms.get(lemma + "r", 0) > 0.5

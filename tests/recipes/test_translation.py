@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import fields, replace
 from pathlib import Path
@@ -64,28 +65,30 @@ def test_translations_come_with_proofs_or_reasons(pieces: Pieces) -> None:
         bias.zero_()
         bias[0], bias[pieces.encode("the")[0][0]], bias[pieces.encode("sees")[0][0]] = 12.0, 11.6, 11.2
     lines = ["the dog", "", "sees " * 30, "日本"]
-    found = translate(model, pieces, lines, config)
-    assert found[1].reason == "the line is empty"
+    found = list(translate(model, pieces, lines, config))
+    assert found[1].reason is not None
+    assert found[1].reason.startswith("An empty line.")
     assert found[2].text is None
-    assert found[2].reason == "61 pieces: at most 20 are translated"
+    assert found[2].reason == "61 pieces. Expected at most 20. Cut the sentence."
     for line, translation in ((lines[0], found[0]), (lines[3], found[3])):
         assert translation.reason is None
         assert translation.certificate is not None
         assert translation.certificate.status >= Status.BOUNDED
-        every = [(translation.text, translation.log_prob), *translation.alternatives]
+        every = [(translation.text, translation.probability), *translation.alternatives]
         assert len(every) > 1
-        for text, log_prob in every:
+        for text, probability in every:
             assert text is not None
-            assert log_prob == pytest.approx(_log_prob(model, pieces, line, text), abs=1e-4)
+            assert probability == pytest.approx(math.exp(_log_prob(model, pieces, line, text)), rel=1e-4)
         assert [p for _, p in every] == sorted((p for _, p in every), reverse=True)
-    alone = translate(model, pieces, lines[:1], config, n_best=1)[0]
-    assert (alone.text, alone.alternatives) == (found[0].text, [])
+    (alone,) = translate(model, pieces, lines[:1], config, n_best=1)
+    assert (alone.text, alone.alternatives) == (found[0].text, ())
     assert alone.log_prob == pytest.approx(found[0].log_prob, abs=1e-5)
     assert rates(found)["without"] == 50
     with torch.no_grad():
         bias[0] = -30
-    assert "at most 20 pieces" in (translate(model, pieces, lines[:1], config)[0].reason or "")
-    assert translate(model, pieces, [], config) == []
+    (none,) = translate(model, pieces, lines[:1], config)
+    assert "greatest length" in (none.reason or "")
+    assert list(translate(model, pieces, [], config)) == []
 
 
 def test_translations_are_those_of_their_lines(pieces: Pieces) -> None:
@@ -94,7 +97,7 @@ def test_translations_are_those_of_their_lines(pieces: Pieces) -> None:
         assert model.output.bias is not None
         model.output.bias[0] = 6.0
     lines = [" ".join(["dog", "the", "sees", "sled", "small"][i:]) for i in range(5)]
-    found = translate(model, pieces, lines, replace(SMALL, output=1.0), n_best=1)
+    found = list(translate(model, pieces, lines, replace(SMALL, output=1.0), n_best=1))
     # The empty translation is the best of each, and how probable it is depends on the line.
     assert [t.text for t in found] == [""] * 5
     assert [t.log_prob for t in found] == pytest.approx(

@@ -90,12 +90,16 @@ def found(
             certificate=certificate,
             reason="No sequence ended within the greatest length. Expected one that does. Try a shorter line.",
         )
-    best, *others = hypotheses
+    texts: dict[str, float] = {}
+    for hypothesis in hypotheses:
+        # Of several sequences that spell one text the best counts.
+        texts.setdefault(spell(hypothesis.tokens), hypothesis.log_prob)
+    (text, log_prob), *others = texts.items()
     return Prediction(
-        spell(best.tokens),
-        best.log_prob,
+        text,
+        log_prob,
         certificate,
-        tuple((spell(other.tokens), math.exp(other.log_prob)) for other in others[:alternatives]),
+        tuple((other, math.exp(value)) for other, value in others[:alternatives]),
         tree=None if name is None else decoding.tree(hypotheses),
         name=name or str,
         alignment=alignment,

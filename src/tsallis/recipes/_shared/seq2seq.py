@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -15,7 +16,9 @@ from ...losses import entmax_loss
 from ...nn import Seq2Seq
 from ...nn.seq2seq import PADDING
 from .config import RunConfig
+from .files import RunError, read_weights
 from .pairs import padded
+from .predictions import Alignment, Prediction, found
 from .training import log_means
 
 # Norm at which gradients are cut.
@@ -104,20 +107,70 @@ class SequenceTraining(LightningModule):
         log_means(self, "val", loss=losses.unflatten(0, target.shape).sum(1), wrong=(~right).float())
 
 
-def searched(
-    model: Seq2Seq, sources: Sequence[Tensor], config: SequenceConfig, *, n_best: int | None = 1
-) -> Iterator[tuple[Tensor, decoding.Decoded]]:
-    """Beam searches over batches of sources that are about as long as each other: positions, and what was found."""
-    lengths = torch.tensor([len(source) for source in sources])
+def search(
+    model: Seq2Seq, sources: Sequence[Tensor], config: SequenceConfig, *, n_best: int | None = None
+) -> decoding.Decoded:
+    """Beam searches of all sources, in batches of such that are about as long as each other; results in their order."""
+    hypotheses: list[list[decoding.Hypothesis]] = [[] for _ in sources]
+    certificates: dict[int, decoding.Certificate] = {}
+    lengths, rows = torch.tensor([len(source) for source in sources], dtype=torch.long), 0
     device = next(model.parameters()).device
     model.eval()
-    for positions in lengths.argsort(stable=True).split(config.search_batch):
+    for positions in lengths.argsort(stable=True).split(config.search_batch) if len(sources) else ():
         batch = padded([sources[i] for i in positions.tolist()]).to(device)
         with torch.no_grad():
             start = model.start(batch)
-        yield (
-            positions,
-            decoding.beam_search(
-                model.step, *start, eos=model.eos, beam=config.beam, max_length=config.max_length, n_best=n_best
-            ),
+        part = decoding.beam_search(
+            model.step, *start, eos=model.eos, beam=config.beam, max_length=config.max_length, n_best=n_best
         )
+        rows += part.rows
+        for i, shown, certificate in zip(positions.tolist(), part.hypotheses, part.certificates, strict=True):
+            hypotheses[i], certificates[i] = shown, certificate
+    return decoding.Decoded(hypotheses, [certificates[i] for i in range(len(sources))], rows)
+
+
+def load_weights(model: Seq2Seq, folder: Path) -> None:
+    """Give a model the weights that a training kept in its folder."""
+    path = folder / "model.safetensors"
+    weights = {name.removeprefix("model."): tensor for name, tensor in read_weights(path).items()}
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise RunError(f"{path}: weights of another model", "those of the run's configuration", "Run again") from error
+    model.eval()
+
+
+def predictions(
+    model: Seq2Seq,
+    examples: Sequence[tuple[list[str], list[int]]],
+    config: SequenceConfig,
+    name: Callable[[int], str],
+    spell: Callable[[tuple[int, ...]], str],
+    *,
+    n_best: int | None = None,
+    explain: bool = False,
+) -> list[Prediction]:
+    """What a search says of examples, each the tokens of a source and their numbers.
+
+    Args:
+        model: whose weights are on the CPU.
+        examples: to predict.
+        config: of the search.
+        name: of a token of the target.
+        spell: the text of a sequence.
+        n_best: sequences found of each, as in `beam_search`.
+        explain: whether to add trees and alignments.
+    """
+    sources = [torch.tensor(numbers) for _, numbers in examples]
+    result = search(model, sources, config, n_best=n_best)
+    made = []
+    for (tokens, _), source, hypotheses, certificate in zip(
+        examples, sources, result.hypotheses, result.certificates, strict=True
+    ):
+        alignment = None
+        if explain and hypotheses:
+            best = hypotheses[0].tokens
+            weights = model.align(source[None], torch.tensor([best]))[0]
+            alignment = Alignment(tokens, [name(token) for token in best], weights)
+        made.append(found(hypotheses, certificate, spell, name=name if explain else None, alignment=alignment))
+    return made

@@ -8,7 +8,7 @@ import torch
 
 from ... import decoding
 from ...nn import Seq2Seq
-from .._shared.seq2seq import searched
+from .._shared.seq2seq import search
 from .config import Config
 from .data import Inflections, Part, word_of
 
@@ -21,20 +21,15 @@ def examine(model: Seq2Seq, part: Part, data: Inflections, config: Config) -> La
     places: dict[str, list[int]] = {}
     for i, word in enumerate(words):
         places.setdefault(word.language, []).append(i)
-    guesses = [""] * len(words)
-    hypotheses: list[list[decoding.Hypothesis]] = [[] for _ in words]
-    certificates: list[decoding.Certificate | None] = [None] * len(words)
-    rows = 0
-    for positions, found in searched(model, pairs.sources, config):
-        rows += found.rows
-        for i, shown, certificate in zip(positions.tolist(), found.hypotheses, found.certificates, strict=True):
-            hypotheses[i], certificates[i] = shown, certificate
-            guesses[i] = word_of(data.target.decode(shown[0].tokens)) if shown else ""
+    found = search(model, pairs.sources, config, n_best=1)
+    guesses = ["" if best is None else word_of(data.target.decode(best.tokens)) for best in found.best]
     letters, attended = _widths(model, part, config)
     measured: Languages = {}
     for language, chosen in places.items():
-        proofs = [c for i in chosen if (c := certificates[i]) is not None]
-        rates = decoding.metrics.search_rates(decoding.Decoded([hypotheses[i] for i in chosen], proofs, rows))
+        part_found = decoding.Decoded(
+            [found.hypotheses[i] for i in chosen], [found.certificates[i] for i in chosen], found.rows
+        )
+        rates = decoding.metrics.search_rates(part_found)
         right = [guesses[i] == words[i].form for i in chosen]
         distances = [edits(guesses[i], words[i].form) for i in chosen]
         measured[language] = {

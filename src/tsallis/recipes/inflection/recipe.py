@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-import tsallis as ts
-
 from .._shared.files import read_json, write_json
 from .._shared.pairs import save_vocabularies
 from .._shared.runs import Result, Run
@@ -18,8 +16,10 @@ from .config import Config
 from .data import Inflections, load
 from .figures import figures
 from .findings import examine, macro
+from .model import VOCABULARIES, build
+from .predicting import predict
 
-__all__ = ["NOTE", "Config", "details", "figures", "table", "train"]
+__all__ = ["NOTE", "Config", "details", "figures", "predict", "table", "train"]
 
 NOTE = (
     "Accuracy and edit distance of the test words by the rules of the shared task: of each language to two decimals, "
@@ -27,15 +27,7 @@ NOTE = (
     "possible (ENUMERATED); best: where its best form is proved to be the most probable. Letters, places: mean number "
     "of letters with probability at a place of the right form, and of places of the source attended to."
 )
-LANGUAGES, VOCABULARIES = "languages.json", "vocabularies.json"
-
-
-def build(config: Config, source: int, target: int) -> ts.nn.LSTMSeq2Seq:
-    """The model of a configuration, for vocabularies of these sizes."""
-    return ts.nn.LSTMSeq2Seq(
-        source, target, width=config.width, layers=config.layers, dropout=config.dropout,
-        attention_alpha=config.attention, output_alpha=config.output, label_smoothing=config.label_smoothing,
-    )  # fmt: skip
+LANGUAGES = "languages.json"
 
 
 def train(config: Config, folder: Path) -> Result:

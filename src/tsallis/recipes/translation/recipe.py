@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
 from ...nn import TransformerSeq2Seq
 from .._shared.config import build as configured
-from .._shared.files import read_json, read_table, read_weights, read_yaml, write, write_json
+from .._shared.files import read_json, read_table, read_yaml, write, write_json
+from .._shared.predictions import Prediction
 from .._shared.runs import CONFIG, Result, Run
 from .._shared.seeding import seed_all
+from .._shared.seq2seq import load_weights
 from .._shared.tables import Row, mean_and_deviation, rows_of
 from .._shared.training import fit
 from .config import Config
@@ -20,10 +23,10 @@ from .findings import MOVED, findings, measures
 from .heads import HEADS, NAMES, analyse, draw_example
 from .model import ALPHAS, SECONDS, Alphas, Clock, Training, build
 from .pieces import Pieces
-from .translate import Score, Translation, rates, scores, texts, translate
+from .translate import Score, rates, scores, texts, translate
 
 __all__ = [
-    "NOTE", "Config", "Translation", "details", "figures", "load_model", "table", "train", "translate",
+    "NOTE", "Config", "details", "figures", "load_model", "predict", "table", "train",
 ]  # fmt: skip
 
 NOTE = (
@@ -88,7 +91,7 @@ def _tested(
     scored: dict[str, dict[str, Score]] = {}
     measured: dict[str, float] = {}
     for name, text in corpus.tests.items():
-        found = translate(model, pieces, text.source, config, n_best=1)
+        found = list(translate(model, pieces, text.source, config, n_best=1))
         scored[name] = scores(texts(found), text.target)
         write(folder / TRANSLATIONS.format(name), "".join(f"{line}\n" for line in texts(found)))
         measured = measured or rates(found)
@@ -105,9 +108,14 @@ def load_model(run: Path) -> tuple[TransformerSeq2Seq, Pieces, Config]:
     config = configured(Config, read_yaml(run / CONFIG), str(run / CONFIG))
     pieces = Pieces.read(run / PIECES)
     model = build(config, len(pieces))
-    weights = {name.removeprefix("model."): tensor for name, tensor in read_weights(run / "model.safetensors").items()}
-    model.load_state_dict(weights)
-    return model.eval(), pieces, config
+    load_weights(model, run)
+    return model, pieces, config
+
+
+def predict(run: Run, lines: Iterable[str], *, explain: bool = False) -> Iterator[Prediction]:
+    """The translation of each line."""
+    model, pieces, config = load_model(run.folder)
+    return translate(model, pieces, lines, config, explain=explain)
 
 
 def table(runs: list[Run]) -> list[Row]:
