@@ -150,7 +150,7 @@ def _parts(stream: Stream, config: Config) -> Loader:
 
 
 def _first(stream: Stream, config: Config, windows: int | None = None) -> Loader:
-    # Batches of a training may be small; without gradients there is room, and each batch has its own cost.
+    # Batches of a training may be small; without gradients there is room for more.
     batch = max(config.batch_size, FEWEST // config.context)
     return Loader(stream.windows, min(windows or len(stream), len(stream)), batch)
 
