@@ -15,8 +15,8 @@ class Config(RunConfig):
     Attributes:
         dataset: chain (words drawn from a random chain, needs no download) or wikitext-2.
         words: size of the vocabulary of chain.
-        pieces: size of the vocabulary of wikitext-2, of pieces of words learned from the training part (byte-pair
-            encoding); 0 for whole words.
+        pieces: size of the vocabulary of wikitext-2 if it is to be of pieces of words, learned from the training part
+            (byte-pair encoding); 0 for whole words.
         alpha: of the output layer: 1 for softmax and cross-entropy, above 1 for entmax and its loss; learned (by the
             sparsemax score of training tokens) or learned-by-loss.
         alpha_start: of alphas that are learned, which stay between 1 and 2.
@@ -41,7 +41,7 @@ class Config(RunConfig):
 
     dataset: Literal["chain", "wikitext-2"] = "chain"
     words: int = 4000
-    pieces: int = 8192
+    pieces: int = 0
     alpha: float | Literal["learned", "learned-by-loss"] = 1.5
     alpha_start: float = 1.5
     alpha_lr: float = 1e-2

@@ -45,7 +45,8 @@ class Tokens:
 def ranked(task: Training, stream: Stream, windows: int) -> Iterator[tuple[Ranked, Tensor]]:
     """Sorted distributions (T, V) of each of the first windows of a text, and the tokens (T) that follow."""
     with torch.no_grad():
-        for positions in torch.arange(min(windows, len(stream))).split(4):
+        # Few at once: sorted distributions of large vocabularies are large.
+        for positions in torch.arange(min(windows, len(stream))).split(max(1, 256 // stream.context)):
             seen, target = (part.to(task.device) for part in stream.windows(positions))
             p = task.head.probabilities(task.scores(task.model(seen)))
             yield Ranked.of(p.flatten(0, 1)), target.flatten()

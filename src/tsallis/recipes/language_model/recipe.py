@@ -50,7 +50,7 @@ MEASURED = {
 # How many prompts a report shows.
 SHOWN = 4
 # Tokens of a batch of an evaluation.
-FEWEST = 1024
+FEWEST = 512
 
 
 class Clock(Callback):
