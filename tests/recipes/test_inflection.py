@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import math
 import os
 from dataclasses import fields, replace
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 from tsallis import decoding
+from tsallis.cli.main import main
 from tsallis.recipes._shared import plan
 from tsallis.recipes._shared.config import ConfigError
 from tsallis.recipes._shared.datasets import DataError
@@ -222,3 +224,39 @@ def test_options_choose_rows_of_two_fields() -> None:
     assert rows(attention=1.5) == ["entmax15, softmax", "entmax15, entmax15", "entmax15, sparsemax"]
     assert rows(attention=1.5, output=2.0) == ["entmax15, sparsemax"]
     assert rows(attention=1.3, output=2.0) == ["attention=1.3, output=2.0"]
+
+
+def test_predict_answers_each_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, asked, page = tmp_path / "run", tmp_path / "asked.tsv", tmp_path / "page"
+    assert main(["run", "inflection", "--preset", "smoke", "--attention", "1.5", "--out", str(run)]) == 0
+    lines = [
+        "harmonic\tpaku\tN;PL", "", "harmonic\tpaku", "elvish\tpaku\tN;PL", "open\tpaxu\tN;PL", "open\tpaku\tN;DU",
+        "open\t" + "pa" * 5000 + "\tN;PL", " open \t mölö \t N;IN ", "open\t<script>\tN;IN",
+    ]  # fmt: skip
+    asked.write_text("\n".join(lines) + "\n")
+    capsys.readouterr()
+    assert main(["predict", str(run), str(asked), "--format", "json", "--explain", str(page)]) == 1
+    answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert len(answers) == len(lines)
+    assert [i for i, answer in enumerate(answers) if answer["reason"] is None] == [0, 7]
+    for answer, said in zip(
+        answers[1:7], ["An empty line", "2 fields", "<elvish>", "x, which", "<DU>", "10000 letters"], strict=True
+    ):
+        assert said in answer["reason"]
+        assert answer["prediction"] is None
+    assert 0 < answers[0]["probability"] <= 1
+    assert "<script>" not in (page / "index.html").read_text()
+    # The same as the library finds.
+    config = replace(SMOKE[1].config, output=1.5)
+    data = load(config)
+    model = build(config, len(data.source), len(data.target))
+    load_weights(model, run / "sparse-seed0")
+    word = Word("open", "mölö", ("N", "IN"), "")
+    found = search(model, [torch.tensor(data.source.encode(word.source))], config)
+    best = found.best[0]
+    assert best is not None
+    assert answers[7]["prediction"] == word_of(data.target.decode(best.tokens))
+    assert answers[7]["log_prob"] == pytest.approx(best.log_prob, abs=1e-6)
+    (run / "sparse-seed0" / "vocabularies.json").unlink()
+    assert main(["predict", str(run), str(asked)]) == 2
+    assert "vocabularies.json" in capsys.readouterr().err
