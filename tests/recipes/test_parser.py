@@ -17,6 +17,7 @@ from tsallis.recipes._shared import plan
 from tsallis.recipes._shared.config import ConfigError
 from tsallis.recipes._shared.datasets import DataError
 from tsallis.recipes._shared.files import read_json
+from tsallis.recipes._shared.loading import buckets
 from tsallis.recipes.parser import recipe
 from tsallis.recipes.parser.config import Config
 from tsallis.recipes.parser.data import LETTERS, NO_LETTER, OTHER_LETTER, UNKNOWN, Part, Vocabulary, load
@@ -145,7 +146,7 @@ def test_words_and_letters_as_numbers() -> None:
 
 def test_batches_of_an_epoch_have_all_sentences_of_about_a_length() -> None:
     part = load(Config(sentences=150)).train
-    first, second = (part.buckets(60, torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    first, second = (buckets(part.lengths, 60, torch.Generator().manual_seed(seed)) for seed in (0, 1))
     assert sorted(torch.cat(first).tolist()) == list(range(150))
     assert [len(batch) for batch in first] == [len(batch) for batch in second]
     assert not torch.equal(torch.cat(first), torch.cat(second))
@@ -153,7 +154,7 @@ def test_batches_of_an_epoch_have_all_sentences_of_about_a_length() -> None:
     # No two neighbours would fit into one.
     both = [torch.cat(pair) for pair in pairwise(first)]
     assert all(len(batch) * int(part.lengths[batch].max()) > 60 for batch in both)
-    assert [len(batch) for batch in part.buckets(1, torch.Generator())] == [1] * 150
+    assert [len(batch) for batch in buckets(part.lengths, 1, torch.Generator())] == [1] * 150
 
 
 def test_padding_changes_no_score() -> None:

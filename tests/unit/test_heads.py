@@ -111,3 +111,69 @@ def test_statistics_are_of_one_layer() -> None:
     statistics.update(torch.rand(1, 2, 4, 4))
     with pytest.raises(ShapeError, match="one layer"):
         statistics.update(torch.rand(1, 3, 4, 4))
+
+
+def test_attended_positions_are_counted_within_what_may_be_attended_to() -> None:
+    """Of target tokens over source positions, in sequences of several lengths; one has no source at all."""
+    sources, targets = [6, 2, 0, 4], [3, 5, 2, 0]
+    kept = torch.zeros(4, 1, 5, 6, dtype=torch.bool)
+    for row, (source, target) in enumerate(zip(sources, targets, strict=True)):
+        kept[row, :, :target, :source] = True
+    scores = torch.randn(4, 2, 5, 6, dtype=torch.float64)
+    p = ts.sparsemax(scores, mask=kept)
+    counts, shares, pairs, keys = [0, 0], [0.0, 0.0], 0, []
+    for row, (source, target) in enumerate(zip(sources, targets, strict=True)):
+        for t in range(target if source else 0):
+            keys.append(source)
+            pairs += source
+            for head in range(2):
+                attended = sum(p[row, head, t, s].item() > 0 for s in range(source))
+                counts[head] += attended
+                shares[head] += attended / source
+    assert counts[0] != counts[1]
+    # Weights outside, of rows that are padding or of a model without a mask, count as little.
+    for weights in (p, torch.where(kept, p, 0.5)):
+        statistics = HeadStatistics()
+        statistics.update(weights[:2], kept[:2])
+        statistics.update(weights[2:], kept[2:])
+        report = statistics.report()
+        assert report.queries == len(keys) == 8
+        assert report.attended.tolist() == pytest.approx([count / len(keys) for count in counts])
+        assert report.density.tolist() == pytest.approx([share / len(keys) for share in shares])
+        assert report.keys == sum(keys) / len(keys)
+        assert (report.attended / report.keys).tolist() == pytest.approx([count / pairs for count in counts])
+    nothing = HeadStatistics()
+    nothing.update(p[2:], kept[2:])
+    assert nothing.report().attended.isnan().all()
+    assert math.isnan(nothing.report().keys)
+
+
+def test_queries_that_are_padding_count_nowhere_without_a_mask_of_them_too() -> None:
+    p = ts.entmax(torch.randn(3, 2, 5, 4))
+    real = torch.arange(5) < torch.tensor([5, 3, 1])[:, None]
+    said, masked = HeadStatistics(), HeadStatistics()
+    said.update(p, queries=real)
+    masked.update(p, real[:, None, :, None].expand(3, 1, 5, 4))
+    assert said.report().queries == masked.report().queries == 9
+    assert torch.equal(said.report().density, masked.report().density)
+    with pytest.raises(ShapeError, match=r"queries .* booleans \(3, 5\)"):
+        said.update(p, queries=real[:, :4])
+
+
+def test_watched_heads_are_told_what_is_known_of_the_batch() -> None:
+    layer = ts.nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval()
+    x, words = torch.randn(3, 5, 8), torch.tensor([[0, 0, 1, 1, -1]] * 3)
+    asked = []
+
+    def about(name: str) -> dict[str, torch.Tensor]:
+        asked.append(name)
+        return {"words": words, "queries": words >= 0}
+
+    with ts.nn.watch_heads(layer, about=about) as statistics:
+        layer(x)
+    report = statistics["self_attn"].report()
+    weights = layer.self_attn(x, x, x, average_attn_weights=False)[1]
+    within = torch.stack([weights[:, :, i, i // 2 * 2 : i // 2 * 2 + 2].sum(-1) for i in range(4)])
+    assert asked == ["self_attn"]
+    assert report.queries == 12
+    assert torch.allclose(report.merging, within.mean((0, 1)).double())

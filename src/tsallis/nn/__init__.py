@@ -8,6 +8,9 @@ from .alpha import Alpha
 from .attention import MultiheadAttention, TransformerDecoderLayer, TransformerEncoderLayer
 from .losses import EntmaxLoss, FenchelYoungLoss, LinearEntmaxLoss
 from .mapping import MappingModule, Tvmax, module_class
+from .seq2seq import Seq2Seq
+from .seq2seq_lstm import LSTMSeq2Seq
+from .seq2seq_transformer import TransformerSeq2Seq
 from .structured_attention import MatchingAttention, SequenceAttention, StructuredAttention
 from .watch import watch_heads
 
@@ -16,14 +19,17 @@ __all__ = [
     "Alpha",
     "EntmaxLoss",
     "FenchelYoungLoss",
+    "LSTMSeq2Seq",
     "LinearEntmaxLoss",
     "MappingModule",
     "MatchingAttention",
     "MultiheadAttention",
+    "Seq2Seq",
     "SequenceAttention",
     "StructuredAttention",
     "TransformerDecoderLayer",
     "TransformerEncoderLayer",
+    "TransformerSeq2Seq",
     "Tvmax",
     "module_class",
     "watch_heads",

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from ..core.errors import ParameterError
 from ..core.mapping import HALF
+
+# What modules take for alpha.
+AlphaLike = float | Tensor | nn.Module | Literal["learn"]
 
 
 class Alpha(nn.Module):
@@ -53,3 +57,14 @@ class Alpha(nn.Module):
 
     def extra_repr(self) -> str:
         return f"shape={tuple(self.theta.shape)}, low={self.low}, high={self.high}"
+
+
+def alpha_module(
+    alpha: AlphaLike, shape: tuple[int, ...], device: Any = None, dtype: Any = None
+) -> float | Tensor | nn.Module:
+    """Alpha as it was given; for "learn", one of the shape that is learned in (1, 2), from 1.5."""
+    if not isinstance(alpha, str):
+        return alpha
+    if alpha != "learn":
+        raise ParameterError(f"alpha={alpha!r}", 'a number, a tensor, a module, or "learn"', "Choose one")
+    return Alpha(1.5, shape).to(device=device, dtype=dtype)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,11 +11,9 @@ from torch.nn import functional
 from ..attention import HeadStatistics, entmax_attention
 from ..attention.formula import allowed, average, probabilities
 from ..attention.inputs import Heads, checked
-from ..core.errors import ParameterError, ShapeError
-from .alpha import Alpha
+from ..core.errors import ShapeError
+from .alpha import AlphaLike, alpha_module
 from .mapping import ParameterHolder
-
-AlphaLike = float | Tensor | nn.Module | Literal["learn"]
 
 
 class MultiheadAttention(nn.MultiheadAttention, ParameterHolder):
@@ -59,11 +57,7 @@ class MultiheadAttention(nn.MultiheadAttention, ParameterHolder):
         super().__init__(
             embed_dim, num_heads, dropout, bias, add_bias_kv, add_zero_attn, kdim, vdim, batch_first, device, dtype
         )
-        if isinstance(alpha, str):
-            if alpha != "learn":
-                raise ParameterError(f"alpha={alpha!r}", 'a number, a tensor, a module, or "learn"', "Choose one")
-            alpha = Alpha(1.5, (num_heads,)).to(device=device, dtype=dtype)
-        self.hold({"alpha": alpha})
+        self.hold({"alpha": alpha_module(alpha, (num_heads,), device, dtype)})
 
     def forward(
         self,
@@ -97,6 +91,28 @@ class MultiheadAttention(nn.MultiheadAttention, ParameterHolder):
         elif not self.batch_first:
             out = out.transpose(0, 1)
         return out, weights
+
+    def projected(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values (N, heads, L, E / heads) of a sequence (N, L, E) that attends to itself."""
+        q, k, v = self._projected(x, x, x, True)
+        return q, k, v
+
+    def projected_query(self, x: Tensor) -> Tensor:
+        """Queries alone."""
+        return self._split(self._linear(x, 0))
+
+    def projected_memory(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values alone."""
+        return self._split(self._linear(x, 1)), self._split(self._linear(x, 2))
+
+    def averages(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
+        """What queries find, (N, L, E) before the output's projection and without dropout, of what was projected; mask
+        as in `entmax_attention`. All scores are held: for few queries.
+        """
+        with torch.autocast(query.device.type, enabled=False):
+            heads = self._heads(query, key, value, mask, False)
+            out = average(probabilities(heads, None), heads).to(query.dtype)
+        return out.transpose(1, 2).flatten(2)
 
     def _heads(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Heads:
         return checked(q, k, v, mask, 0.0, causal, None, False, self.held()["alpha"], None, None).widened()
@@ -143,21 +159,27 @@ class MultiheadAttention(nn.MultiheadAttention, ParameterHolder):
 
     def _projected(self, q: Tensor, k: Tensor, v: Tensor, same: bool) -> list[Tensor]:
         """(N, H, L, E/H) each."""
-        if self._qkv_same_embed_dim:
-            weights = self.in_proj_weight.chunk(3)
-        else:
-            weights = (self.q_proj_weight, self.k_proj_weight, self.v_proj_weight)
-        biases = (None,) * 3 if self.in_proj_bias is None else self.in_proj_bias.chunk(3)
         if self._qkv_same_embed_dim and same:
             found = list(functional.linear(q, self.in_proj_weight, self.in_proj_bias).chunk(3, -1))
         else:
-            found = [functional.linear(x, w, b) for x, w, b in zip((q, k, v), weights, biases, strict=True)]
+            found = [self._linear(x, i) for i, x in enumerate((q, k, v))]
         for i, extra in ((1, self.bias_k), (2, self.bias_v)):
             if extra is not None:
                 found[i] = torch.cat([found[i], extra.to(found[i].dtype).expand(len(found[i]), 1, -1)], 1)
             if self.add_zero_attn:
                 found[i] = torch.cat([found[i], found[i].new_zeros(len(found[i]), 1, found[i].shape[2])], 1)
-        return [x.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2) for x in found]
+        return [self._split(x) for x in found]
+
+    def _linear(self, x: Tensor, which: int) -> Tensor:
+        """Queries (0), keys (1) or values (2), before they are split."""
+        if self._qkv_same_embed_dim:
+            weight = self.in_proj_weight.chunk(3)[which]
+        else:
+            weight = (self.q_proj_weight, self.k_proj_weight, self.v_proj_weight)[which]
+        return functional.linear(x, weight, None if self.in_proj_bias is None else self.in_proj_bias.chunk(3)[which])
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
 
     def _mask(self, padding: Tensor | None, mask: Tensor | None, q: Tensor, keys: int, all_keys: int) -> Tensor | None:
         """What `entmax_attention` wants, from masks of the given keys where True means to ignore."""

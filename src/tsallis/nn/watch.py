@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..attention import HeadStatistics
 from ..core.errors import ParameterError
 from .attention import MultiheadAttention
 
+# What is known of the batch at hand beside its weights: arguments of `HeadStatistics.update` for a module's name.
+About = Callable[[str], Mapping[str, Tensor]]
+
 
 @contextmanager
-def watch_heads(model: nn.Module, offsets: Sequence[int] = (-2, -1, 0, 1, 2)) -> Iterator[dict[str, HeadStatistics]]:
+def watch_heads(
+    model: nn.Module, offsets: Sequence[int] = (-2, -1, 0, 1, 2), about: About | None = None
+) -> Iterator[dict[str, HeadStatistics]]:
     """Within it, each forward pass of a `MultiheadAttention` in the model adds to statistics of its own, by its name.
 
     All scores of the batch at hand are held once more while it is looked at.
@@ -22,6 +27,8 @@ def watch_heads(model: nn.Module, offsets: Sequence[int] = (-2, -1, 0, 1, 2)) ->
     Args:
         model: with such modules.
         offsets: as in `ts.attention.HeadStatistics`.
+        about: called with a module's name in each pass; it says what else of the batch at hand goes to
+            `HeadStatistics.update`, such as queries, words or marks.
 
     Raises:
         ParameterError: no such module in the model.
@@ -41,15 +48,27 @@ def watch_heads(model: nn.Module, offsets: Sequence[int] = (-2, -1, 0, 1, 2)) ->
         )
     statistics = {name: HeadStatistics(offsets) for name in watched}
 
-    def hook(own: HeadStatistics) -> Any:
+    def hook(name: str) -> Any:
         def look(module: MultiheadAttention, args: Any, kwargs: Any, output: Any) -> None:
-            module.observe(own, *args, **kwargs)
+            own = statistics[name]
+            module.observe(own if about is None else _Informed(own, about(name)), *args, **kwargs)
 
         return look
 
-    handles = [m.register_forward_hook(hook(statistics[name]), with_kwargs=True) for name, m in watched.items()]
+    handles = [m.register_forward_hook(hook(name), with_kwargs=True) for name, m in watched.items()]
     try:
         yield statistics
     finally:
         for handle in handles:
             handle.remove()
+
+
+class _Informed(HeadStatistics):
+    """Passes on, with each batch, what else is known of it."""
+
+    def __init__(self, own: HeadStatistics, known: Mapping[str, Tensor]) -> None:
+        super().__init__(own.offsets)
+        self.own, self.known = own, known
+
+    def update(self, weights: Tensor, kept: Tensor | None = None, **more: Tensor | None) -> None:
+        self.own.update(weights, kept, **{**more, **self.known})

@@ -104,6 +104,35 @@ class Loader(DataLoader[Any]):
         self._start = state["done"]
 
 
+def buckets(lengths: Tensor, room: int, draws: torch.Generator) -> list[Tensor]:
+    """Positions of the batches of an epoch: examples of a length in random order, as many as fit into so much room,
+    padding included, or one. Always equally many batches.
+    """
+    order = torch.randperm(len(lengths), generator=draws)
+    order = order[lengths[order].argsort(stable=True)]
+    batches, first = [], 0
+    for last, length in enumerate(lengths[order].tolist()):
+        if last > first and length * (last + 1 - first) > room:
+            batches.append(order[first:last])
+            first = last
+    return [*batches, order[first:]]
+
+
+def bucketed(take: Callable[[Tensor], Any], lengths: Tensor, room: int, seed: int) -> Loader:
+    """Batches ``take(positions)`` of examples that are about as long as each other (`buckets`), in random order."""
+    known: dict[int, list[Tensor]] = {}
+
+    def batch(number: Tensor) -> Any:
+        epoch = loader.epoch
+        if epoch not in known:
+            known.clear()
+            known[epoch] = buckets(lengths, room, generator(seed, "buckets", epoch))
+        return take(known[epoch][int(number)])
+
+    loader = Loader(batch, len(buckets(lengths, room, generator(0))), 1, seed)
+    return loader
+
+
 def _world() -> tuple[int, int]:
     if distributed.is_available() and distributed.is_initialized():
         return distributed.get_rank(), distributed.get_world_size()

@@ -108,19 +108,6 @@ class Part:
         words, counts = (x[forms].masked_fill(behind, 0) for x in (self._words, self._counts))
         return Batch(words, self._letters[found], spellings, counts, heads, lengths)
 
-    def buckets(self, words: int, draws: torch.Generator) -> list[Tensor]:
-        """Positions of the batches of an epoch: sentences of a length in random order, as many as fit into so many
-        words, padding included, or one. Always equally many batches.
-        """
-        order = torch.randperm(len(self), generator=draws)
-        order = order[self.lengths[order].argsort(stable=True)]
-        batches, first = [], 0
-        for last, length in enumerate(self.lengths[order].tolist()):
-            if last > first and length * (last + 1 - first) > words:
-                batches.append(order[first:last])
-                first = last
-        return [*batches, order[first:]]
-
 
 @dataclass(frozen=True)
 class Treebank:

@@ -6,16 +6,14 @@ import math
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from .._shared.files import read_json
-from .._shared.loading import Loader
+from .._shared.loading import Loader, bucketed
 from .._shared.runs import Result, Run
-from .._shared.seeding import generator, seed_all
+from .._shared.seeding import seed_all
 from .._shared.tables import Row, mean_and_deviation, rows_of
 from .._shared.training import fit
 from .config import Config
-from .data import Batch, Part, load
+from .data import load
 from .figures import figures
 from .findings import AMBIGUOUS, examine, keep
 from .model import Training
@@ -34,10 +32,10 @@ def train(config: Config, folder: Path) -> Result:
     """Train, and look at distributions over trees; goes on where the folder stopped."""
     data = load(config)
     seed_all(config.seed, "weights")
-    batches = len(data.train.buckets(config.batch_words, generator(0)))
-    task = Training(config, data.vocabulary, config.epochs * math.ceil(batches / config.devices))
+    batches = bucketed(data.train.batch, data.train.lengths, config.batch_words, config.seed)
+    task = Training(config, data.vocabulary, config.epochs * math.ceil(batches.n / config.devices))
     fitted = fit(
-        config, task, _batches(data.train, batches, config), Loader(data.dev.batch, len(data.dev), config.eval_batch),
+        config, task, batches, Loader(data.dev.batch, len(data.dev), config.eval_batch),
         folder, epochs=config.epochs, monitor="val/wrong", label=folder.name,
     )  # fmt: skip
     dev, test = (examine(task, part, config.eval_batch) for part in (data.dev, data.test))
@@ -55,21 +53,6 @@ def train(config: Config, folder: Path) -> Result:
         },
         seconds=fitted.seconds,
     )
-
-
-def _batches(part: Part, n: int, config: Config) -> Loader:
-    """Batches of sentences that are about as long as each other, in random order."""
-    known: dict[int, list[Tensor]] = {}
-
-    def take(position: Tensor) -> Batch:
-        epoch = loader.epoch
-        if epoch not in known:
-            known.clear()
-            known[epoch] = part.buckets(config.batch_words, generator(config.seed, "buckets", epoch))
-        return part.batch(known[epoch][int(position)])
-
-    loader = Loader(take, n, 1, config.seed)
-    return loader
 
 
 def table(runs: list[Run]) -> list[Row]:

@@ -1,0 +1,124 @@
+"""An encoder-decoder of LSTMs with sparse attention."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from ..core.errors import ParameterError
+from ..mappings import entmax
+from .alpha import AlphaLike, alpha_module
+from .mapping import ParameterHolder
+from .seq2seq import Seq2Seq, embedded
+
+# What a decoder knows before a token: rows are prefixes.
+State = dict[str, Tensor]
+
+
+class LSTMSeq2Seq(Seq2Seq, ParameterHolder):
+    r"""A bidirectional LSTM encoder, and an LSTM decoder with attention and input feeding.
+
+    With $h_t$ the decoder's state and $m_s$ those of the encoder, attention is
+    $p_t = \operatorname{entmax}_\alpha(h_t^\top A\, m_s)$, what is predicted from
+    $\tilde h_t = \tanh(B [h_t; \sum_s p_{ts} m_s])$, and the next step reads $\tilde h_t$ beside the token.
+
+    Args:
+        source_vocabulary, target_vocabulary, width, dropout, output_alpha, label_smoothing, eos: as in `Seq2Seq`; the
+            width is even.
+        layers: of the encoder and of the decoder.
+        attention_alpha: of attention: a number, a tensor, a module such as `ts.nn.Alpha`, or "learn" for one of these
+            in (1, 2), from 1.5.
+
+    Raises:
+        ParameterError: an odd width, no layer, or eos outside a vocabulary.
+
+    Example:
+        >>> import torch, tsallis as ts
+        >>> model = ts.nn.LSTMSeq2Seq(9, 7, width=8, layers=1).eval()
+        >>> source = torch.tensor([[3, 4, 0], [5, 0, -1]])
+        >>> found = ts.decoding.beam_search(model.step, *model.start(source), eos=model.eos, beam=2, max_length=5)
+        >>> len(found.hypotheses)
+        2
+
+    References:
+        luong2015effective
+        peters2019sparse
+    """
+
+    def __init__(
+        self,
+        source_vocabulary: int,
+        target_vocabulary: int | None = None,
+        *,
+        width: int = 128,
+        layers: int = 2,
+        dropout: float = 0.3,
+        attention_alpha: AlphaLike = 1.5,
+        output_alpha: float = 1.5,
+        label_smoothing: float = 0.0,
+        eos: int = 0,
+    ) -> None:
+        super().__init__(source_vocabulary, target_vocabulary, width, dropout, output_alpha, label_smoothing, eos)
+        if width % 2 or layers < 1:
+            raise ParameterError(
+                f"width = {width}, layers = {layers}", "an even width and at least one layer", "Change them"
+            )
+        self.hold({"attention_alpha": alpha_module(attention_alpha, ())})
+        between = dropout if layers > 1 else 0.0
+        self.encoder = nn.LSTM(width, width // 2, layers, batch_first=True, dropout=between, bidirectional=True)
+        self.cells = nn.ModuleList(nn.LSTMCell(2 * width if i == 0 else width, width) for i in range(layers))
+        self.query, self.combine = nn.Linear(width, width, bias=False), nn.Linear(2 * width, width)
+
+    def hidden(self, source: Tensor, prefix: Tensor) -> Tensor:
+        return self._teach(source, prefix)[0]
+
+    @torch.no_grad()
+    def align(self, source: Tensor, target: Tensor) -> Tensor:
+        weights = self._teach(*self._both(source, target))[1]
+        return weights.masked_fill((target < 0)[:, :, None], 0.0)
+
+    def start(self, source: Tensor) -> tuple[Tensor, State]:
+        state = self._encoded(self._checked(source, "source"))
+        return source.new_full((len(source),), self.eos), state
+
+    def _step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
+        return self._next(embedded(self.target, tokens), state)[:2]
+
+    def _encoded(self, source: Tensor) -> State:
+        keep = source >= 0
+        # A source of padding alone has nothing to read: its one row of memory is never attended to.
+        lengths = keep.sum(1).clamp_min(1).cpu()
+        packed = pack_padded_sequence(
+            self.dropout(embedded(self.source, source)), lengths, batch_first=True, enforce_sorted=False
+        )
+        states, (h, c) = self.encoder(packed)
+        memory, _ = pad_packed_sequence(states, batch_first=True, total_length=source.shape[1])
+        # (layers * 2, B, width / 2) to one row an example: (B, layers, width).
+        h, c = (x.unflatten(0, (-1, 2)).permute(2, 0, 1, 3).flatten(2) for x in (h, c))
+        return {"memory": memory, "keep": keep, "h": h, "c": c, "feed": torch.zeros_like(h[:, 0])}
+
+    def _teach(self, source: Tensor, prefix: Tensor) -> tuple[Tensor, Tensor]:
+        """States (B, T, width) and attention (B, T, S) along given prefixes."""
+        state = self._encoded(source)
+        inputs = self.dropout(embedded(self.target, prefix))
+        states, weights = [], []
+        for token in inputs.unbind(1):
+            out, state, p = self._next(token, state)
+            states.append(out)
+            weights.append(p)
+        return torch.stack(states, 1), torch.stack(weights, 1)
+
+    def _next(self, token: Tensor, state: State) -> tuple[Tensor, State, Tensor]:
+        """The state after embedded tokens (R, width), what is predicted from, and attention (R, S)."""
+        memory, x = state["memory"], torch.cat([token, state["feed"]], 1)
+        h, c = [], []
+        for i, cell in enumerate(self.cells):
+            x, cells = cell(x if i == 0 else self.dropout(x), (state["h"][:, i], state["c"][:, i]))
+            h.append(x)
+            c.append(cells)
+        scores = (memory @ self.query(x)[:, :, None]).squeeze(2)
+        weights = entmax(scores, self.held()["attention_alpha"], mask=state["keep"])
+        context = (weights[:, None] @ memory).squeeze(1)
+        out = self.dropout(torch.tanh(self.combine(torch.cat([x, context], 1))))
+        return out, {**state, "h": torch.stack(h, 1), "c": torch.stack(c, 1), "feed": out}, weights

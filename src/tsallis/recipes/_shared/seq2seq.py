@@ -1,0 +1,123 @@
+"""Training of encoder-decoders, and searches over what they have learned."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+
+from ... import decoding
+from ...losses import entmax_loss
+from ...nn import Seq2Seq
+from ...nn.seq2seq import PADDING
+from .config import RunConfig
+from .pairs import padded
+from .training import log_means
+
+# Norm at which gradients are cut.
+CLIP = 1.0
+
+
+@dataclass(frozen=True)
+class SequenceConfig(RunConfig):
+    """Hyper-parameters that encoder-decoders share.
+
+    Attributes:
+        attention: alpha of attention: 1 is softmax, 2 sparsemax; learn for one of each head.
+        output: alpha of the output and its loss.
+        label_smoothing: of the loss.
+        width: of embeddings and hidden states.
+        layers: of the encoder and of the decoder.
+        dropout: of inputs and states.
+        batch_tokens: in each step, of both sides and with padding; pairs of a batch are about as long as each other.
+        epochs: of the training.
+        lr: largest learning rate of Adam.
+        warmup: steps over which it rises to that; then it falls to 0 on a line.
+        beam: prefixes that a search keeps.
+        max_length: tokens that it makes of a sequence at most.
+        search_batch: sequences searched at once.
+    """
+
+    attention: float | Literal["learn"] = 1.5
+    output: float = 1.5
+    label_smoothing: float = 0.0
+    width: int = 128
+    layers: int = 2
+    dropout: float = 0.3
+    batch_tokens: int = 2000
+    epochs: int = 20
+    lr: float = 1e-3
+    warmup: int = 200
+    beam: int = 5
+    max_length: int = 60
+    search_batch: int = 64
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("width", "layers", "batch_tokens", "epochs", "beam", "max_length", "search_batch"):
+            self._require(name, getattr(self, name) >= 1, "at least 1")
+        self._require("attention", self.attention == "learn" or self.attention >= 0, "0 or more, or learn")
+        self._require("output", self.output > 0, "more than 0")
+        self._require("dropout", 0 <= self.dropout < 1, "a number in [0, 1)")
+        self._require("label_smoothing", 0 <= self.label_smoothing < 1, "a number in [0, 1)")
+        self._require("lr", self.lr > 0, "more than 0")
+        self._require("warmup", self.warmup >= 0, "0 or more")
+
+
+class SequenceTraining(LightningModule):
+    """An encoder-decoder in training; total is the number of steps."""
+
+    def __init__(self, config: SequenceConfig, model: Seq2Seq, total: int) -> None:
+        super().__init__()
+        self.config, self.model, self.total = config, model, total
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.Adam(self.parameters(), lr=self.config.lr, betas=(0.9, 0.98))
+        rise, total = self.config.warmup, self.total
+
+        def share(step: int) -> float:
+            return min((step + 1) / (rise + 1), max(0.0, (total - step) / max(1, total - rise)))
+
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
+        self.clip_gradients(optimizer, gradient_clip_val=CLIP, gradient_clip_algorithm="norm")
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Any]:
+        source, target = batch
+        loss = self.model.loss(source, target)
+        return {"loss": loss, "metrics": {"loss": loss}, "examples": int((target >= 0).sum())}
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        source, target = batch
+        scores, inside = self.model(source, target), target >= 0
+        losses = entmax_loss(
+            scores.flatten(0, 1), target.flatten(), self.config.output, ignore_index=PADDING, reduction="none"
+        )
+        # A sequence is what greedy decoding makes if each of its tokens has the best score after those before it.
+        right = ((scores.argmax(-1) == target) | ~inside).all(1)
+        log_means(self, "val", loss=losses.unflatten(0, target.shape).sum(1), wrong=(~right).float())
+
+
+def searched(
+    model: Seq2Seq, sources: Sequence[Tensor], config: SequenceConfig, *, n_best: int | None = 1
+) -> Iterator[tuple[Tensor, decoding.Decoded]]:
+    """Beam searches over batches of sources that are about as long as each other: positions, and what was found."""
+    lengths = torch.tensor([len(source) for source in sources])
+    device = next(model.parameters()).device
+    model.eval()
+    for positions in lengths.argsort(stable=True).split(config.search_batch):
+        batch = padded([sources[i] for i in positions.tolist()]).to(device)
+        with torch.no_grad():
+            start = model.start(batch)
+        yield (
+            positions,
+            decoding.beam_search(
+                model.step, *start, eos=model.eos, beam=config.beam, max_length=config.max_length, n_best=n_best
+            ),
+        )

@@ -1,0 +1,103 @@
+"""The translation model in training."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from ...nn import TransformerSeq2Seq
+from .._shared.files import read_table, write_table
+from .._shared.seq2seq import SequenceTraining
+from .config import Config
+from .data import Text
+from .heads import named_alphas
+from .patterns import PatternAttention
+from .pieces import Pieces
+from .translate import greedy, scores
+
+ALPHAS, SECONDS = "alphas.csv", "seconds.csv"
+
+
+def build(config: Config, pieces: int) -> TransformerSeq2Seq:
+    """The model of a configuration, for a vocabulary of this size."""
+    model = TransformerSeq2Seq(
+        pieces, width=config.width, layers=config.layers, heads=config.heads, feedforward=config.feedforward,
+        dropout=config.dropout, attention_alpha=config.attention, output_alpha=config.output,
+        label_smoothing=config.label_smoothing,
+    )  # fmt: skip
+    if config.fixed:
+        for layer in model.encoder:
+            layer.self_attn = PatternAttention(
+                config.width, config.heads, config.fixed, config.dropout, config.attention
+            )
+    return model
+
+
+class Training(SequenceTraining):
+    """The model in training, validated by the BLEU of greedy translations."""
+
+    def __init__(self, config: Config, model: TransformerSeq2Seq, total: int, pieces: Pieces, validation: Text) -> None:
+        super().__init__(config, model, total)
+        # No module: what it is made of is kept beside the weights.
+        self.translation, self.pieces, self.validation = config, pieces, validation
+
+    def on_validation_epoch_end(self) -> None:
+        assert isinstance(self.model, TransformerSeq2Seq)
+        made = greedy(self.model, self.pieces, self.validation.source, self.translation)
+        bleu = scores(made, self.validation.target)["BLEU"].value
+        # The smallest is kept.
+        self.log("val/BLEU", bleu)
+        self.log("val/lost", 100 - bleu)
+
+
+class Alphas(Callback):
+    """Alphas of all heads now and then, in a file of their own."""
+
+    def __init__(self, path: Path, config: Config) -> None:
+        self.path, self.every, self.learned = path, config.log_every, config.attention == "learn"
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        step = trainer.global_step
+        if not self.learned or step % self.every:
+            return
+        assert isinstance(pl_module, Training)
+        assert isinstance(pl_module.model, TransformerSeq2Seq)
+        row = named_alphas(pl_module.model)
+        write_table(self.path, [*(r for r in read_table(self.path) if r["step"] < step), {"step": step, **row}])
+
+
+class Clock(Callback):
+    """Seconds of the training steps of each epoch, by the wall's clock and the processor's, in a file of their own:
+    they are no result of the seed. Validation and checkpoints are not counted.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.spent = [0.0, 0.0]
+        self._began = (0.0, 0.0)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        self._began = (time.perf_counter(), time.process_time())
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        now = (time.perf_counter(), time.process_time())
+        self.spent = [before + b - a for before, a, b in zip(self.spent, self._began, now, strict=True)]
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        epoch = trainer.current_epoch + 1
+        row = {"epoch": epoch, "seconds": self.spent[0], "processor": self.spent[1]}
+        write_table(self.path, [*(r for r in read_table(self.path) if r["epoch"] < epoch), row])
+        self.spent = [0.0, 0.0]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"spent": self.spent}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.spent = state_dict["spent"]
