@@ -58,9 +58,9 @@ found.sequences, found.probabilities, [str(c) for c in found.certificates]
 
 | In transformers | What happens | Here |
 |--|--|--|
-| do_sample=True | top_k = 50 is added behind all processors and cuts larger supports | `generation_options` sets 0 |
-| a model's generation configuration | its temperature, top_p or do_sample hold where the caller says nothing | `generation_options` sets what does nothing; `certified_search` refuses to sample |
-| num_beams | ranks by log-probability divided by length, without a proof | `generation_options` ranks by probability; `certified_search` proves |
+| do_sample=True | top_k = 50 cuts larger supports, behind all processors | `generation_options` sets 0 |
+| a model's generation configuration | its temperature, top_p and others hold | `generation_options` resets them |
+| num_beams | ranks by log-probability divided by length | `generation_options` sets length_penalty = 0 |
 | max_new_tokens | mass is left open | certificates count it |
 | use_cache=False, as Trainer leaves it | the whole prefix is run again at each step | `certified_search` caches |
 | model.train(), as Trainer leaves it | dropout | `certified_search` refuses |

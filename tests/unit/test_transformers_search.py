@@ -108,7 +108,8 @@ def test_the_exact_search_finds_the_most_probable(name: str, order: str) -> None
         assert exact.hypotheses[which][0].log_prob == pytest.approx(math.log(sequences[best]), rel=1e-9)
         check(exact.certificates[which], exact.hypotheses[which], sequences, open_)
         better += not narrow.hypotheses[which] or narrow.hypotheses[which][0].tokens != best
-    assert exact.rows > narrow.rows
+    # It goes on where the beam has no proof.
+    assert (exact.rows > narrow.rows) == (not all(c.exact for c in narrow.certificates))
     assert better > 0 or name != "gpt2"
 
 
