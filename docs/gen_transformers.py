@@ -28,6 +28,51 @@ Install it with `pip install 'tsallis[transformers]'`.
 ::: tsallis.integrations.transformers.model.alphas
 
 ::: tsallis.integrations.transformers.model.alpha_parameters
+
+## Training
+
+The output layer can be sparse too: train it with the loss that belongs to entmax, and generate from entmax.
+
+```python
+from transformers import AutoModelForCausalLM, Trainer
+from tsallis.integrations.transformers import certified_search, generation_options, trainer_loss
+
+model = AutoModelForCausalLM.from_pretrained("openai-community/gpt2")
+model.loss_type = "ForCausalLM"
+trainer = Trainer(model, arguments, train_dataset=texts, compute_loss_func=trainer_loss(1.5))
+trainer.train()
+```
+
+::: tsallis.integrations.transformers.training.trainer_loss
+
+## Generation
+
+```python
+model.eval()
+drawn = model.generate(**inputs, max_new_tokens=40, **generation_options(1.5, do_sample=True))
+found = model.generate(
+    **inputs, max_new_tokens=40, custom_generate=certified_search, alpha=1.5, num_beams=8, return_dict_in_generate=True
+)
+found.sequences, found.probabilities, [str(c) for c in found.certificates]
+```
+
+| In transformers | What happens | Here |
+|--|--|--|
+| do_sample=True | top_k = 50 is added behind all processors and cuts larger supports | `generation_options` sets 0 |
+| a model's generation configuration | its temperature, top_p or do_sample hold where the caller says nothing | `generation_options` sets what does nothing; `certified_search` refuses to sample |
+| num_beams | ranks by log-probability divided by length, without a proof | `generation_options` ranks by probability; `certified_search` proves |
+| max_new_tokens | mass is left open | certificates count it |
+| use_cache=False, as Trainer leaves it | the whole prefix is run again at each step | `certified_search` caches |
+| model.train(), as Trainer leaves it | dropout | `certified_search` refuses |
+| logits processors | another distribution | certificates are UNKNOWN, or speak of that one |
+
+::: tsallis.integrations.transformers.search.certified_search
+
+::: tsallis.integrations.transformers.search.CertifiedOutput
+
+::: tsallis.integrations.transformers.generation.EntmaxLogitsProcessor
+
+::: tsallis.integrations.transformers.generation.generation_options
 """
 
 LISTS = """## Models

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from scipy.optimize import OptimizeResult, minimize_scalar
 
 import tsallis as ts
-from tsallis.core.errors import ParameterError
-from tsallis.decoding import beam_search, metrics
+from tsallis.core.errors import NumericalError, ParameterError, ShapeError
+from tsallis.decoding import Decoded, Hypothesis, beam_search, metrics
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def test_surprise_is_cross_entropy_of_the_smoothed_distribution(model) -> None:
     assert metrics.surprise(gold, 30, 0.0).max() == math.inf
 
 
-@pytest.mark.parametrize("epsilon", [-1e-9, math.nan, math.inf])
+@pytest.mark.parametrize("epsilon", [-1e-9, math.nan])
 def test_epsilon_is_checked(epsilon: float) -> None:
     with pytest.raises(ParameterError, match="epsilon"):
         metrics.surprise(torch.tensor([0.5]), 10, epsilon)
@@ -139,3 +139,92 @@ def test_search_rates() -> None:
     )
     nothing = beam_search(step, torch.zeros(0, dtype=torch.long), state[:0], eos=0, max_length=4)
     assert all(math.isnan(rate) for rate in metrics.search_rates(nothing).values())
+
+
+def test_support_rates_count_token_by_token(model) -> None:
+    p, target, gold = model
+    p, target = p.view(20, 10, 30), target.view(20, 10)
+    mask = torch.rand(20, 10) < 0.7
+    mask[3] = False
+    support, hits = [], 0
+    for row in range(20):
+        for at in range(10):
+            if mask[row, at]:
+                support.append(sum(value > 0 for value in p[row, at].tolist()))
+                hits += p[row, at, target[row, at]].item() > 0
+    rates = metrics.support_rates(p, target, mask)
+    expected = {"support": sum(support) / len(support), "gold": hits / len(support), "tokens": len(support)}
+    assert rates == pytest.approx(expected)
+    assert 0 < rates["gold"] < 1 < rates["support"] < 30
+    assert metrics.support_rates(p, target)["gold"] == pytest.approx((gold > 0).double().mean().item())
+    # What is masked is not read: neither distributions nor targets that are no tokens.
+    p, target = p.masked_fill(~mask[..., None], torch.nan), target.masked_fill(~mask, -100)
+    assert metrics.support_rates(p, target, mask) == rates
+    half = metrics.support_rates(p.to(torch.bfloat16), target, mask)
+    assert half == pytest.approx(expected), "rounding to bfloat16 keeps zeros and what is not zero"
+
+
+def test_support_rates_of_nothing_nan_and_other_shapes() -> None:
+    p, target = torch.full((2, 3, 4), 0.25), torch.zeros(2, 3, dtype=torch.long)
+    for nothing in (
+        metrics.support_rates(p, target, torch.zeros(2, 3, dtype=torch.bool)),
+        metrics.support_rates(p[:0], target[:0]),
+    ):
+        assert nothing["tokens"] == 0
+        assert math.isnan(nothing["support"])
+        assert math.isnan(nothing["gold"])
+    assert metrics.support_rates(p[0, 0], target[0, 0]) == {"support": 4.0, "gold": 1.0, "tokens": 1}
+    assert math.isnan(metrics.support_rates(torch.where(p > 1, p, torch.nan), target)["support"])
+    for wrong in ((p, target[:1]), (p, target, torch.ones(2, dtype=torch.bool)), (p[0, 0, 0], target[0, 0])):
+        with pytest.raises(ShapeError, match=r"targets \(.*Expected distributions"):
+            metrics.support_rates(*wrong)
+
+
+def test_empty_rates_are_those_of_the_first_step() -> None:
+    rows = torch.tensor([[0.0, 0.5, 0.5], [0.25, 0.75, 0.0], [1.0, 0.0, 0.0], [0.4, 0.3, 0.3]], dtype=torch.float64)
+    then = torch.tensor([0.9, 0.05, 0.05], dtype=torch.float64)
+
+    def step(tokens, state):
+        example, depth = state.unbind(1)
+        log_probs = torch.where((depth == 0)[:, None], rows[example], then).log()
+        return log_probs, torch.stack([example, depth + 1], 1)
+
+    start, state = torch.zeros(4, dtype=torch.long), torch.tensor([[example, 0] for example in range(4)])
+    rates = metrics.empty_rates(step, start, state, eos=0)
+    assert rates == {"empty_possible": 0.75, "empty_prob": pytest.approx((0.25 + 1 + 0.4) / 4)}
+    # A beam of one prefers another token to the end in the second example only; the fourth then ends with 0.3 * 0.9.
+    greedy = Decoded(
+        [[Hypothesis((1, 0), math.log(p), 0.0)] if p else [] for p in (0.45, 0.675, 0.0, 0.27)],
+        [],
+        0,
+    )
+    assert metrics.empty_rates(step, start, state, eos=0, found=greedy)["empty_better"] == 0.5
+    exact = beam_search(step, start, state, eos=0, beam=9, max_length=3)
+    assert metrics.empty_rates(step, start, state, eos=0, found=exact)["empty_better"] == 0
+    nothing = metrics.empty_rates(step, start[:0], state[:0], eos=0)
+    assert all(math.isnan(rate) for rate in nothing.values())
+    with pytest.raises(ParameterError, match="found for 4 examples"):
+        metrics.empty_rates(step, start[:2], state[:2], eos=0, found=greedy)
+    with pytest.raises(ParameterError, match="eos = -1"):
+        metrics.empty_rates(step, start, state, eos=-1)
+    with pytest.raises(NumericalError):
+        metrics.empty_rates(lambda tokens, state: (rows + torch.nan, state), start, eos=0)
+
+
+def test_length_ratio_is_of_sums() -> None:
+    def decoded(*lengths: int | None) -> Decoded:
+        hypotheses = [[] if n is None else [Hypothesis((*[1] * n, 0), -1.0, -1.0)] for n in lengths]
+        return Decoded(hypotheses, [], 0)
+
+    assert metrics.length_ratio(decoded(3, 0, None, 5), [4, 2, 1, 3]) == pytest.approx(8 / 10)
+    assert math.isnan(metrics.length_ratio(decoded(3), [0]))
+    assert math.isnan(metrics.length_ratio(decoded(), []))
+    for wrong in ([1, 2], [-1]):
+        with pytest.raises(ParameterError, match="Expected the number of tokens"):
+            metrics.length_ratio(decoded(3), wrong)
+
+
+def test_the_best_epsilon_may_be_infinite() -> None:
+    worst = torch.tensor([0.01, 0.0])
+    assert metrics.best_epsilon(worst, 10) == math.inf
+    assert metrics.surprise(worst, 10, math.inf).tolist() == pytest.approx([math.log(10)] * 2)

@@ -111,3 +111,38 @@ def test_statistics_are_of_one_layer() -> None:
     statistics.update(torch.rand(1, 2, 4, 4))
     with pytest.raises(ShapeError, match="one layer"):
         statistics.update(torch.rand(1, 3, 4, 4))
+
+
+def test_attended_positions_are_counted_within_what_may_be_attended_to() -> None:
+    """Of target tokens over source positions, in sequences of several lengths; one has no source at all."""
+    sources, targets = [6, 2, 0, 4], [3, 5, 2, 0]
+    kept = torch.zeros(4, 1, 5, 6, dtype=torch.bool)
+    for row, (source, target) in enumerate(zip(sources, targets, strict=True)):
+        kept[row, :, :target, :source] = True
+    scores = torch.randn(4, 2, 5, 6, dtype=torch.float64)
+    p = ts.sparsemax(scores, mask=kept)
+    counts, shares, pairs, keys = [0, 0], [0.0, 0.0], 0, []
+    for row, (source, target) in enumerate(zip(sources, targets, strict=True)):
+        for t in range(target if source else 0):
+            keys.append(source)
+            pairs += source
+            for head in range(2):
+                attended = sum(p[row, head, t, s].item() > 0 for s in range(source))
+                counts[head] += attended
+                shares[head] += attended / source
+    assert counts[0] != counts[1]
+    # Weights outside, of rows that are padding or of a model without a mask, count as little.
+    for weights in (p, torch.where(kept, p, 0.5)):
+        statistics = HeadStatistics()
+        statistics.update(weights[:2], kept[:2])
+        statistics.update(weights[2:], kept[2:])
+        report = statistics.report()
+        assert report.queries == len(keys) == 8
+        assert report.attended.tolist() == pytest.approx([count / len(keys) for count in counts])
+        assert report.density.tolist() == pytest.approx([share / len(keys) for share in shares])
+        assert report.keys == sum(keys) / len(keys)
+        assert (report.attended / report.keys).tolist() == pytest.approx([count / pairs for count in counts])
+    nothing = HeadStatistics()
+    nothing.update(p[2:], kept[2:])
+    assert nothing.report().attended.isnan().all()
+    assert math.isnan(nothing.report().keys)

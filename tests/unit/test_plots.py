@@ -66,8 +66,10 @@ def test_without_matplotlib_the_error_says_so() -> None:
     code = (
         "import sys; sys.modules['matplotlib'] = None\n"
         "import torch, tsallis as ts\n"
-        "try: ts.attention.plot_per_head(torch.ones(1, 1))\n"
-        "except ts.core.errors.TsallisError as error: print(error)"
+        "for draw in (lambda: ts.attention.plot_per_head(torch.ones(1, 1)),\n"
+        "             lambda: ts.decoding.plot_tree(ts.decoding.Tree())):\n"
+        "    try: draw()\n"
+        "    except ts.core.errors.TsallisError as error: print(error)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert "pip install matplotlib" in done.stdout, done.stderr
+    assert done.stdout.count("pip install matplotlib") == 2, done.stderr

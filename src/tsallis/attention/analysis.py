@@ -19,6 +19,9 @@ class HeadReport:
 
     Attributes:
         density: (H) share of the keys that a query may attend to and does.
+        attended: (H) number of keys that a query attends to; divided by `keys`, the share of all pairs together, to
+            which long sequences contribute more than to the mean of shares.
+        keys: number of keys that a query may attend to.
         confidence: (H) mean over sequences of the mean largest weight of their queries.
         disagreement: Jensen-Shannon divergence of the heads' distributions in nats, in [0, log H].
         positional: offset -> (H) weight of the key so far behind the query's own place, where there is one.
@@ -28,6 +31,8 @@ class HeadReport:
     """
 
     density: Tensor
+    attended: Tensor
+    keys: float
     confidence: Tensor
     disagreement: float
     positional: dict[int, Tensor]
@@ -97,8 +102,10 @@ class HeadStatistics:
         count = float(valid.sum())
         mean = p.mean(1)
         between = -torch.special.xlogy(mean, mean).sum(-1) + torch.special.xlogy(p, p).sum(-1).mean(1)
-        share = (p > 0).sum(-1) / sizes.clamp_min(1)[:, None]
-        self._add("density", torch.where(valid[:, None], share, 0.0).sum((0, 2)), count)
+        attended = ((p > 0) & keep[:, None]).sum(-1).double()
+        self._add("attended", attended.sum((0, 2)), count)
+        self._add("keys", sizes.sum().double(), count)
+        self._add("density", (attended / sizes.clamp_min(1)[:, None]).sum((0, 2)), count)
         self._add("disagreement", torch.where(valid, between, 0.0).sum(), count)
         top = torch.where(valid[:, None], p.amax(-1), 0.0).sum(-1) / valid.sum(-1).clamp_min(1)[:, None]
         self._add("confidence", top.sum(0), float(valid.any(-1).sum()))
@@ -133,7 +140,8 @@ class HeadStatistics:
         if not self._sums:
             raise ShapeError("no weights", "a batch at least", "Call update first")
         return HeadReport(
-            self._mean("density"), self._mean("confidence"), float(self._mean("disagreement")),
+            self._mean("density"), self._mean("attended"), float(self._mean("keys")), self._mean("confidence"),
+            float(self._mean("disagreement")),
             {offset: self._mean(f"offset {offset}") for offset in self.offsets}, self._mean("merging"),
             self._mean("question") - self._mean("other"), int(self._sums["density"][1]),
         )  # fmt: skip

@@ -12,7 +12,9 @@ from ..core.errors import ShapeError, TsallisError
 from ..core.inputs import check_tensor
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
 
 
 def plot_per_head(values: Tensor, label: str = "alpha", limits: tuple[float, float] = (1.0, 2.0)) -> Figure:
@@ -34,7 +36,7 @@ def plot_per_head(values: Tensor, label: str = "alpha", limits: tuple[float, flo
     """
     found = _matrix(values, "values")
     colours = "RdBu" if limits[0] == -limits[1] else "viridis"
-    figure = _figure(1.6 + 0.5 * found.shape[1], 1.4 + 0.4 * found.shape[0])
+    figure = new_figure(1.6 + 0.5 * found.shape[1], 1.4 + 0.4 * found.shape[0])
     ax = figure.add_subplot()
     image = ax.imshow(found, vmin=limits[0], vmax=limits[1], cmap=colours, aspect="auto")
     low, high = (
@@ -71,7 +73,7 @@ def plot_density(alphas: Tensor, densities: Tensor) -> Figure:
     x, y = _matrix(alphas, "alphas"), _matrix(densities, "densities")
     if x.shape != y.shape:
         raise ShapeError(f"alphas {tuple(x.shape)}, densities {tuple(y.shape)}", "one shape", "Pass both of one model")
-    figure = _figure(5.2, 3.6)
+    figure = new_figure(5.2, 3.6)
     ax = figure.add_subplot()
     layers = np.repeat(np.arange(len(x)), x.shape[1])
     points = ax.scatter(x.flatten(), y.flatten(), c=layers, cmap="viridis", s=24)
@@ -93,7 +95,7 @@ def plot_trajectories(steps: Sequence[float], alphas: Mapping[str, Sequence[floa
     Returns:
         a matplotlib figure.
     """
-    figure = _figure(5.6, 3.6)
+    figure = new_figure(5.6, 3.6)
     ax = figure.add_subplot()
     groups = list(dict.fromkeys(name.split(" ")[0] for name in alphas))
     for name, values in alphas.items():
@@ -133,10 +135,10 @@ def plot_heads(weights: Tensor, tokens: Sequence[str] | None = None, titles: Seq
     across = min(4, len(p))
     down = -(-len(p) // across)
     side = 1.9 if tokens is None else max(2.2, 0.16 * len(tokens) + 0.8)
-    figure = _figure(across * side, down * side)
+    figure = new_figure(across * side, down * side)
     for number, (head, name) in enumerate(zip(p, names, strict=True)):
         ax = figure.add_subplot(down, across, number + 1)
-        ax.imshow(np.where(head > 0, head, np.nan), vmin=0, vmax=1, cmap="viridis_r")
+        draw_weights(ax, head)
         ax.set_title(name, size=8, parse_math=False)
         ax.set_xticks([])
         ax.set_yticks([])
@@ -147,7 +149,13 @@ def plot_heads(weights: Tensor, tokens: Sequence[str] | None = None, titles: Seq
     return figure
 
 
-def _figure(width: float, height: float) -> Figure:
+def draw_weights(ax: Axes, weights: np.ndarray) -> AxesImage:
+    """A field per weight; exact zeros are left white, the smallest other weight is yellow."""
+    return ax.imshow(np.where(weights > 0, weights, np.nan), vmin=0, vmax=1, cmap="viridis_r")
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure of so many inches."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:

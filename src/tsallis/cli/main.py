@@ -17,6 +17,7 @@ COMMANDS = {
     "list": "show the recipes and their presets",
     "run": "train a recipe and print its table",
     "report": "show finished runs: their table, and a page with figures",
+    "predict": "predict from lines with a finished run, and say what is proved",
     "check": "test every mapping on this machine",
     "doctor": "show what is installed and which backend serves which call, with reasons",
     "bench": "time mappings and losses beside what they replace, after a correctness gate",

@@ -58,7 +58,7 @@ def run(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
             execution.discard(folder)
         raise
     except (MemoryError, OverflowError, RuntimeError) as error:
-        if not _too_large(error):
+        if not too_large(error):
             raise
         reason = str(error).splitlines()[0] if str(error) else "out of memory"
         raise TsallisError(reason, "a model and a batch that fit into memory", "Choose smaller ones") from error
@@ -68,7 +68,8 @@ def run(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     return 0
 
 
-def _too_large(error: Exception) -> bool:
+def too_large(error: Exception) -> bool:
+    """Whether memory ran out."""
     words = ("allocate memory", "out of memory", "storage size", "overflow", "too large")
     return isinstance(error, MemoryError | OverflowError) or any(word in str(error).lower() for word in words)
 

@@ -4,19 +4,24 @@ from . import metrics
 from .beam import Decoded, beam_search
 from .certificates import Certificate, Status
 from .exact import exact_search
+from .plots import plot_alignment, plot_tree
 from .sampling import sample
-from .steps import Hypothesis
+from .steps import Hypothesis, Joinable, Selectable
 from .trees import Tree, tree
 
 __all__ = [
     "Certificate",
     "Decoded",
     "Hypothesis",
+    "Joinable",
+    "Selectable",
     "Status",
     "Tree",
     "beam_search",
     "exact_search",
     "metrics",
+    "plot_alignment",
+    "plot_tree",
     "sample",
     "tree",
 ]

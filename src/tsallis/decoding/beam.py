@@ -12,6 +12,9 @@ from ..core.errors import ParameterError
 from .certificates import Certificate, certify, unknown
 from .steps import Hypothesis, State, Step, advance, check_search, check_start, select
 
+# Lengths to a higher power leave the range of floats.
+STEEPEST = 20
+
 
 @dataclass(frozen=True)
 class Decoded:
@@ -58,8 +61,8 @@ def beam_search(
         step: step(tokens, state) -> (log_probs, state): given the last token (R,) of R prefixes and their state, the
             log-probabilities (R, V) of the next ones, -inf for zero, and the state after the token.
         start: (B,) long, the token before the first of each sequence.
-        state: the model's state before that: tensors with B rows, also in lists, tuples and mappings, or an object with
-            select(rows) and join(others).
+        state: the model's state before that: tensors with B rows, numbers that are the same for all, also in lists,
+            tuples and mappings, or an object with the method select(rows).
         eos: the token that ends a sequence.
         beam: prefixes kept of each length.
         max_length: tokens of a sequence at most, eos among them.
@@ -76,7 +79,7 @@ def beam_search(
     Raises:
         ParameterError: an argument is out of its range, or the state cannot be indexed.
         ShapeError: start or what step returns has another shape.
-        NumericalError: step returns NaN or no log-probabilities.
+        NumericalError: step returns NaN, or probabilities that add up to more than 1.
 
     Differentiability:
         None: runs without gradients.
@@ -96,9 +99,13 @@ def beam_search(
         peters2019sparse
     """
     check_search(eos, max_length, beam=beam, n_best=n_best)
-    check_start(start)
-    if not math.isfinite(length_penalty):
-        raise ParameterError(f"length_penalty = {length_penalty}", "a finite number", "Pass 0 for none")
+    check_start(start, state)
+    if not abs(length_penalty) <= STEEPEST:
+        raise ParameterError(
+            f"length_penalty = {length_penalty}", f"a number of at most {STEEPEST}, either sign", "Pass 0 for none"
+        )
+    if not 0 <= min_length < max_length:
+        raise ParameterError(f"min_length = {min_length}", f"from 0 to max_length - 1 = {max_length - 1}", "Lower it")
     if max_rows is not None and max_rows < beam:
         raise ParameterError(f"max_rows = {max_rows}", f"beam = {beam} or more", "Raise it, or lower beam")
     options = _Options(step, eos, beam, max_length, n_best, length_penalty, min_length)
@@ -161,11 +168,12 @@ def _search(options: _Options, start: Tensor, state: State) -> Decoded:
     log_probs[:, 0] = 0
     dropped, remaining = log_probs.new_full((batch,), -math.inf), log_probs.new_full((batch,), -math.inf)
     ranks = log_probs.new_full((batch, options.wanted), -math.inf)
-    trail, tokens, seen = _Trail(), start, 0
+    trail, tokens, seen, total = _Trail(), start, 0, 1.0
     live = torch.arange(batch, device=device) * beam
     for length in range(1, options.max_length + 1):
         seen += live.shape[0]
-        scores, state = advance(options.step, tokens, state, options.eos)
+        scores, state, most = advance(options.step, tokens, state, options.eos)
+        total *= most
         kept, ends, (parents, chosen), lost = _extend(options, log_probs, scores, live, length)
         trail.parents.append(parents)
         trail.tokens.append(chosen)
@@ -186,7 +194,7 @@ def _search(options: _Options, start: Tensor, state: State) -> Decoded:
         row[live] = torch.arange(live.shape[0], device=device)
         origin = following // beam * beam + parents.flatten()[following]
         tokens, state, live = chosen.flatten()[following], select(state, row[origin]), following
-    return _results(options, trail, torch.maximum(dropped, remaining), seen)
+    return _results(options, trail, torch.maximum(dropped, remaining), seen, total)
 
 
 def _extend(
@@ -215,7 +223,7 @@ def _extend(
     return kept, ends, (parents, chosen), lost
 
 
-def _results(options: _Options, trail: _Trail, remaining: Tensor, seen: int) -> Decoded:
+def _results(options: _Options, trail: _Trail, remaining: Tensor, seen: int, total: float) -> Decoded:
     ends = torch.stack(trail.ends, 1).cpu()
     parents, tokens = torch.stack(trail.parents, 1).tolist(), torch.stack(trail.tokens, 1).tolist()
     lengths = torch.arange(1, ends.shape[1] + 1, dtype=torch.float64)[:, None]
@@ -227,14 +235,14 @@ def _results(options: _Options, trail: _Trail, remaining: Tensor, seen: int) -> 
         ended = values > -math.inf
         found = values[ended].tolist()
         places = [divmod(place, options.beam) for place in order[ended].tolist()]
-        every = options.n_best is None and bound == -math.inf
+        every = options.n_best is None and options.bounds and bound == -math.inf
         shown = len(places) if every else options.wanted
         listed = [
             Hypothesis(_walk(parents[example], tokens[example], at, slot, options.eos), log_prob, score)
             for (at, slot), log_prob, score in zip(places[:shown], found, scores[ended].tolist(), strict=False)
         ]
         hypotheses.append(listed)
-        proof = certify(found, bound, len(trail.ends), len(listed)) if options.bounds else unknown(found)
+        proof = certify(found, bound, total, len(listed)) if options.bounds else unknown(found)
         certificates.append(proof)
     return Decoded(hypotheses, certificates, seen)
 

@@ -6,9 +6,6 @@ import math
 from dataclasses import dataclass
 from enum import IntEnum
 
-# A step's probabilities are normalised up to rounding: each may add this much to the probability of all sequences.
-ROUNDING = 1e-6
-
 
 class Status(IntEnum):
     """How much is proved, in rising order.
@@ -31,7 +28,8 @@ class Certificate:
 
     A prefix is at least as probable as any of its continuations, $p(y_{1:t}) \ge p(y)$, and one of probability zero has
     none. Hence no unseen sequence exceeds the most probable prefix that was dropped or left open, nor the probability
-    $1 - \sum p(y)$ that the found ones leave.
+    $1 - \sum p(y)$ that the found ones leave. Where a step's probabilities add up to more than 1, as those of half
+    precision do, the 1 is the product of the largest sums seen.
 
     Attributes:
         status: what is proved.
@@ -66,15 +64,16 @@ def _mass(log_probs: list[float]) -> float:
     return math.fsum(map(math.exp, log_probs))
 
 
-def certify(found: list[float], remaining: float, steps: int, shown: int) -> Certificate:
+def certify(found: list[float], remaining: float, total: float, shown: int) -> Certificate:
     """The certificate of sequences with log-probabilities found, the best first, of which that many are shown;
-    remaining is the log-probability of the most probable prefix dropped or left open within steps tokens.
+    remaining is the log-probability of the most probable prefix dropped or left open, total what the probabilities of
+    all sequences add up to at most: 1 but for rounding.
     """
     mass = _mass(found)
     if remaining == -math.inf:
         return Certificate(Status.ENUMERATED, 0.0, mass, -math.inf, shown)
-    left = 1 - mass + ROUNDING * steps
-    # No mass left but a prefix of some: the probabilities do not add up to one, and only the prefixes bound.
+    left = total - mass
+    # No mass left but a prefix of some: the probabilities add up to more than is known, and only the prefixes bound.
     unseen = min(remaining, math.log(left)) if left > 0 else remaining
     best = found[0] if found else -math.inf
     proven = min(shown, sum(score >= unseen for score in found))

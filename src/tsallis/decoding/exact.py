@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -40,10 +41,12 @@ def exact_search(
 
     Args:
         step, start, state, eos, max_length: as in `beam_search`.
-        found: the result of a beam search for the same examples, whose sequences cut from the beginning on.
-        order: "best" expands the most probable prefix first and sees the fewest; "depth" goes to the end first, and
-            keeps the state of the fewest.
-        batch: prefixes of one length that the model is run on at once.
+        found: the result of a beam search for the same examples and model, of at most max_length tokens. What it has
+            proved stays proved, examples whose best is exact are not searched again, and its sequences cut from the
+            beginning on.
+        order: "best" expands the most probable prefix first; "depth" goes to the end first, and keeps the state of the
+            fewest.
+        batch: prefixes of one length that the model is run on at once; with 1, "best" sees the fewest there can be.
         max_prefixes: of an example at most, None for no limit. Where it is reached the certificate bounds what is left.
 
     Returns:
@@ -52,16 +55,17 @@ def exact_search(
         unless some longer one may be more probable.
 
     Raises:
-        ParameterError: an argument is out of its range, or the state cannot be indexed.
+        ParameterError: an argument is out of its range, the state cannot be indexed, or found has longer sequences.
         ShapeError: start, found or what step returns has another shape.
-        NumericalError: step returns NaN or no log-probabilities.
+        NumericalError: step returns NaN, or probabilities that add up to more than 1.
 
     Differentiability:
         None: runs without gradients.
 
     Complexity:
         Each prefix of non-zero probability is seen at most once: exponentially many at worst, and few where the output
-        mapping is sparse.
+        mapping is sparse. Examples are searched one after the other. Of what may follow a batch of prefixes, at most
+        max_prefixes are kept.
 
     Example:
         >>> import torch, tsallis as ts
@@ -75,21 +79,37 @@ def exact_search(
         stahlberg2019nmt
     """
     check_search(eos, max_length, batch=batch, max_prefixes=max_prefixes)
-    check_start(start)
+    check_start(start, state)
     if order not in ("best", "depth"):
         raise ParameterError(f"order = {order!r}", "'best' or 'depth'", "Pass one of them")
-    if found is not None and len(found.hypotheses) != start.shape[0]:
-        raise ParameterError(
-            f"found for {len(found.hypotheses)} examples", f"{start.shape[0]} as in start", "Search the same examples"
-        )
+    if found is not None:
+        _check_found(found, start.shape[0], max_length)
     results = []
     for example in range(start.shape[0]):
+        certificate, known = None, []
+        if found is not None:
+            certificate, known = found.certificates[example], found.hypotheses[example]
+            if certificate.exact:
+                results.append((known, certificate, 0))
+                continue
         row = torch.tensor([example], device=start.device)
-        known = {} if found is None else {h.tokens: h.log_prob for h in found.hypotheses[example]}
-        search = _Search(step, eos, max_length, batch, max_prefixes, _Best() if order == "best" else _Depth(), known)
-        results.append((*search.run(start[row], select(state, row)), search.rows))
+        frontier = _Best() if order == "best" else _Depth()
+        search = _Search(step, eos, max_length, batch, max_prefixes, frontier, {h.tokens: h.log_prob for h in known})
+        results.append((*search.run(start[row], select(state, row), certificate), search.rows))
     hypotheses, certificates, rows = zip(*results, strict=True) if results else ((), (), ())
     return Decoded(list(hypotheses), list(certificates), sum(rows))
+
+
+def _check_found(found: Decoded, examples: int, max_length: int) -> None:
+    if len(found.hypotheses) != examples:
+        raise ParameterError(
+            f"found for {len(found.hypotheses)} examples", f"{examples} as in start", "Search the same examples"
+        )
+    longest = max((len(h.tokens) for hypotheses in found.hypotheses for h in hypotheses), default=0)
+    if longest > max_length:
+        raise ParameterError(
+            f"found with a sequence of {longest} tokens", f"at most max_length = {max_length}", "Raise max_length"
+        )
 
 
 @dataclass(frozen=True)
@@ -102,11 +122,37 @@ class _Prefix:
     row: int
 
 
+@dataclass(frozen=True)
+class _Family:
+    """What may follow a batch of prefixes of one length, the most probable first.
+
+    Attributes:
+        log_probs, rows, children: (N) of each, the row of its parent, and its token.
+        parents: tokens of the batch's prefixes.
+        state: of the batch, after its last tokens.
+    """
+
+    log_probs: np.ndarray
+    rows: np.ndarray
+    children: np.ndarray
+    parents: list[tuple[int, ...]]
+    state: State
+
+    @property
+    def length(self) -> int:
+        return len(self.parents[0]) + 1
+
+    def at(self, place: int) -> _Prefix:
+        row = int(self.rows[place])
+        tokens = (*self.parents[row], int(self.children[place]))
+        return _Prefix(float(self.log_probs[place]), tokens, self.state, row)
+
+
 class _Frontier(ABC):
-    """Prefixes to expand."""
+    """Prefixes to expand: of each family those from some place on."""
 
     @abstractmethod
-    def push(self, prefix: _Prefix) -> None: ...
+    def push(self, family: _Family) -> None: ...
 
     @abstractmethod
     def pop(self, limit: int) -> list[_Prefix]:
@@ -121,19 +167,27 @@ class _Best(_Frontier):
     """The most probable first; a heap for each length, for prefixes of one length can be run together."""
 
     def __init__(self) -> None:
-        self.heaps: dict[int, list[tuple[float, int, _Prefix]]] = {}
+        self.heaps: dict[int, list[tuple[float, int, int, _Family]]] = {}
         self.ticket = count()
 
-    def push(self, prefix: _Prefix) -> None:
-        heap = self.heaps.setdefault(len(prefix.tokens), [])
-        heapq.heappush(heap, (-prefix.log_prob, next(self.ticket), prefix))
+    def push(self, family: _Family) -> None:
+        self._push(family, 0)
+
+    def _push(self, family: _Family, place: int) -> None:
+        if place < len(family.log_probs):
+            heap = self.heaps.setdefault(family.length, [])
+            heapq.heappush(heap, (-float(family.log_probs[place]), next(self.ticket), place, family))
 
     def pop(self, limit: int) -> list[_Prefix]:
         filled = [heap for heap in self.heaps.values() if heap]
-        if not filled:
-            return []
-        heap = min(filled, key=lambda heap: heap[0][0])
-        return [heapq.heappop(heap)[2] for _ in range(min(limit, len(heap)))]
+        chosen: list[_Prefix] = []
+        if filled:
+            heap = min(filled, key=lambda heap: heap[0][0])
+            while heap and len(chosen) < limit:
+                *_, place, family = heapq.heappop(heap)
+                chosen.append(family.at(place))
+                self._push(family, place + 1)
+        return chosen
 
     def highest(self) -> float:
         return max((-heap[0][0] for heap in self.heaps.values() if heap), default=-math.inf)
@@ -143,21 +197,26 @@ class _Depth(_Frontier):
     """The longest first, of those the most probable child of the last parents."""
 
     def __init__(self) -> None:
-        self.stack: list[_Prefix] = []
+        self.stack: list[tuple[_Family, int]] = []
 
-    def push(self, prefix: _Prefix) -> None:
-        self.stack.append(prefix)
+    def push(self, family: _Family) -> None:
+        self.stack.append((family, 0))
 
     def pop(self, limit: int) -> list[_Prefix]:
         chosen: list[_Prefix] = []
-        while (
-            self.stack and len(chosen) < limit and (not chosen or len(self.stack[-1].tokens) == len(chosen[0].tokens))
-        ):
-            chosen.append(self.stack.pop())
+        while self.stack and len(chosen) < limit:
+            family, place = self.stack.pop()
+            if chosen and family.length != len(chosen[0].tokens):
+                self.stack.append((family, place))
+                break
+            if place < len(family.log_probs):
+                chosen.append(family.at(place))
+                self.stack.append((family, place + 1))
         return chosen
 
     def highest(self) -> float:
-        return max((prefix.log_prob for prefix in self.stack), default=-math.inf)
+        left = (float(family.log_probs[place]) for family, place in self.stack if place < len(family.log_probs))
+        return max(left, default=-math.inf)
 
 
 @dataclass
@@ -167,6 +226,7 @@ class _Search:
     Attributes:
         known: sequences found so far with their log-probabilities.
         cut: log-probability of the most probable prefix that was cut.
+        most: what the probabilities of a row of each length add up to at most.
     """
 
     step: Step
@@ -179,8 +239,11 @@ class _Search:
     best: float = field(init=False)
     cut: float = -math.inf
     rows: int = 0
+    most: dict[int, float] = field(default_factory=dict)
 
-    def run(self, start: Tensor, state: State) -> tuple[list[Hypothesis], Certificate]:
+    def run(self, start: Tensor, state: State, before: Certificate | None) -> tuple[list[Hypothesis], Certificate]:
+        """All sequences found, and the certificate; before is that of the known ones."""
+        shown = min(self.known.values(), default=math.inf)
         self.best = max(self.known.values(), default=-math.inf)
         self.expand([_Prefix(0.0, (), state, 0)], start)
         while prefixes := self.frontier.pop(self.allowed()):
@@ -189,8 +252,12 @@ class _Search:
             if wanted:
                 self.expand(wanted, start.new_tensor([prefix.tokens[-1] for prefix in wanted]))
         remaining = max(self.cut, self.frontier.highest())
+        if before is not None and not math.isnan(before.unseen):
+            # Of what the search before saw, only the best may have been shown.
+            remaining = min(remaining, max(before.unseen, shown))
         ranked = sorted(self.known.items(), key=lambda item: (-item[1], item[0]))
-        certificate = certify([log_prob for _, log_prob in ranked], remaining, self.max_length, len(ranked))
+        total = math.prod(self.most.values())
+        certificate = certify([log_prob for _, log_prob in ranked], remaining, total, len(ranked))
         return [Hypothesis(tokens, log_prob, log_prob) for tokens, log_prob in ranked], certificate
 
     def allowed(self) -> int:
@@ -198,9 +265,11 @@ class _Search:
 
     def expand(self, prefixes: list[_Prefix], tokens: Tensor) -> None:
         self.rows += len(prefixes)
-        scores, after = advance(self.step, tokens, _gather(prefixes, tokens.device), self.eos)
+        scores, after, most = advance(self.step, tokens, _gather(prefixes, tokens.device), self.eos)
+        length = len(prefixes[0].tokens) + 1
+        self.most[length] = max(most, self.most.get(length, 1.0))
         before = torch.tensor([prefix.log_prob for prefix in prefixes], dtype=torch.float64)
-        totals = scores.double().cpu() + before[:, None]
+        totals = scores.double() + before.to(scores.device)[:, None]
         for prefix, log_prob in zip(prefixes, totals[:, self.eos].tolist(), strict=True):
             if log_prob > -math.inf:
                 # A model may round otherwise in another batch: a sequence that was known before keeps its better value.
@@ -208,15 +277,21 @@ class _Search:
                 self.known[sequence] = max(log_prob, self.known.get(sequence, -math.inf))
                 self.best = max(self.best, log_prob)
         totals[:, self.eos] = -math.inf
-        # At the greatest length nothing can follow, and what could is left open.
-        keep = totals > (self.best if len(prefixes[0].tokens) + 1 < self.max_length else math.inf)
-        self.cut = max(self.cut, totals.masked_fill(keep, -math.inf).max().item())
-        rows, children = keep.nonzero().unbind(1)
-        values = totals[rows, children]
-        # The most probable is pushed last, and popped first from a stack.
-        for place in values.argsort(stable=True).tolist():
-            row = int(rows[place])
-            self.frontier.push(_Prefix(values[place].item(), (*prefixes[row].tokens, int(children[place])), after, row))
+        flat = totals.flatten()
+        kept = int((flat > self.best).sum())
+        if length == self.max_length:
+            # Nothing can follow, and what could is left open.
+            kept = 0
+        elif self.max_prefixes is not None:
+            # Those behind could come only after these, which the limit does not allow.
+            kept = min(kept, max(self.max_prefixes - self.rows, 0))
+        values, places = flat.topk(min(kept + 1, len(flat)))
+        self.cut = max([self.cut, *values[kept:].tolist()])
+        if kept:
+            log_probs, places = (x[:kept].cpu().numpy() for x in (values, places))
+            width = totals.shape[1]
+            parents = [prefix.tokens for prefix in prefixes]
+            self.frontier.push(_Family(log_probs, places // width, places % width, parents, after))
 
 
 def _gather(prefixes: list[_Prefix], device: torch.device) -> State:

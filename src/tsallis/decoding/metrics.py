@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ..core.errors import ParameterError
+from ..core.errors import ParameterError, ShapeError
 from .beam import Decoded
 from .certificates import Status
+from .steps import State, Step, advance, check_search, check_start
 
 
 def surprise(p: Float[Tensor, ...], vocabulary: int, epsilon: float) -> Float[Tensor, ...]:
@@ -21,13 +23,13 @@ def surprise(p: Float[Tensor, ...], vocabulary: int, epsilon: float) -> Float[Te
     Args:
         p: probabilities of gold tokens.
         vocabulary: V, the number of tokens.
-        epsilon: added to each probability before they are normalised again; 0 or more.
+        epsilon: added to each probability before they are normalised again; 0 or more; inf makes them uniform.
 
     Returns:
         Nats, in the shape of p.
 
     Raises:
-        ParameterError: epsilon is negative or infinite.
+        ParameterError: epsilon is negative or NaN.
 
     Example:
         >>> import torch, tsallis as ts
@@ -37,7 +39,9 @@ def surprise(p: Float[Tensor, ...], vocabulary: int, epsilon: float) -> Float[Te
     References:
         martins2020sparse
     """
-    if not 0 <= epsilon < math.inf:
+    if epsilon == math.inf:
+        return torch.full_like(p, math.log(vocabulary))
+    if not epsilon >= 0:
         raise ParameterError(f"epsilon = {epsilon}", "0 or more", "Pass a small number, 1e-6 for example")
     return -((p + epsilon) / (1 + epsilon * vocabulary)).log()
 
@@ -175,6 +179,54 @@ def calibration_error(confidence: Float[Tensor, ...], right: Bool[Tensor, ...], 
     return difference.abs().sum().item() / hit.numel() if hit.numel() else math.nan
 
 
+def support_rates(
+    p: Float[Tensor, "... V"], target: Int[Tensor, ...], mask: Bool[Tensor, ...] | None = None
+) -> dict[str, float]:
+    """How many tokens have probability at each place, and how often the gold token is among them.
+
+    For what each place attends to see `tsallis.attention.HeadStatistics`.
+
+    Args:
+        p: distributions.
+        target: gold tokens.
+        mask: True where there is a gold token; others are not read. None for everywhere.
+
+    Returns:
+        "support", the mean number of tokens of non-zero probability; "gold", the share of gold tokens with some; and
+        "tokens", of how many gold tokens. NaN of no token, or where a distribution has a NaN.
+
+    Raises:
+        ShapeError: the shapes do not belong together.
+
+    Complexity:
+        O(V) for each token.
+
+    Example:
+        >>> import torch, tsallis as ts
+        >>> p = ts.sparsemax(torch.tensor([[2.0, 1.5, 0.0], [3.0, 0.0, 0.0]]))
+        >>> ts.decoding.metrics.support_rates(p, torch.tensor([1, 2]))
+        {'support': 1.5, 'gold': 0.5, 'tokens': 2}
+    """
+    if p.dim() == 0 or p.shape[:-1] != target.shape or (mask is not None and mask.shape != target.shape):
+        given = "" if mask is None else f" and a mask {tuple(mask.shape)}"
+        raise ShapeError(
+            f"distributions {tuple(p.shape)} for targets {tuple(target.shape)}{given}",
+            "distributions (..., V), targets and mask (...)",
+            "Pass one target for each distribution",
+        )
+    if mask is not None:
+        p, target = p[mask], target[mask]
+    tokens = target.numel()
+    if not tokens or bool(p.isnan().any()):
+        return {"support": math.nan, "gold": math.nan, "tokens": tokens}
+    gold = p.gather(-1, target.unsqueeze(-1)) > 0
+    return {"support": int((p > 0).sum()) / tokens, "gold": int(gold.sum()) / tokens, "tokens": tokens}
+
+
+def _share(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values) if values else math.nan
+
+
 def search_rates(decoded: Decoded) -> dict[str, float]:
     """What part of the examples of a search is what.
 
@@ -186,17 +238,80 @@ def search_rates(decoded: Decoded) -> dict[str, float]:
         probability), "empty" (the best is the empty sequence), "unfinished" (none ended in time); and "mass", the mean
         probability of the sequences found. NaN of no example.
     """
-    examples = len(decoded.certificates)
-
-    def share(values: list[float] | list[bool]) -> float:
-        return math.fsum(values) / examples if examples else math.nan
-
     enumerated = [certificate.status is Status.ENUMERATED for certificate in decoded.certificates]
     return {
-        "enumerated": share(enumerated),
-        "exact": share([certificate.exact for certificate in decoded.certificates]),
-        "single": share([every and len(h) == 1 for every, h in zip(enumerated, decoded.hypotheses, strict=True)]),
-        "empty": share([best is not None and len(best.tokens) == 1 for best in decoded.best]),
-        "unfinished": share([best is None for best in decoded.best]),
-        "mass": share([certificate.mass for certificate in decoded.certificates]),
+        "enumerated": _share(enumerated),
+        "exact": _share([certificate.exact for certificate in decoded.certificates]),
+        "single": _share([every and len(h) == 1 for every, h in zip(enumerated, decoded.hypotheses, strict=True)]),
+        "empty": _share([best is not None and len(best.tokens) == 1 for best in decoded.best]),
+        "unfinished": _share([best is None for best in decoded.best]),
+        "mass": _share([certificate.mass for certificate in decoded.certificates]),
     }
+
+
+@torch.no_grad()
+def empty_rates(
+    step: Step, start: Tensor, state: State = None, *, eos: int, found: Decoded | None = None
+) -> dict[str, float]:
+    """How probable the empty sequence is, which dense models often prefer to all others.
+
+    Args:
+        step, start, state, eos: as in `beam_search`.
+        found: the result of a search for the same examples.
+
+    Returns:
+        "empty_possible", the share of examples whose empty sequence has any probability; "empty_prob", its mean; and,
+        with found, "empty_better", the share where it is more probable than the best found. NaN of no example.
+
+    Raises:
+        ParameterError: found is of other examples, or an argument is out of its range.
+        ShapeError: start or what step returns has another shape.
+        NumericalError: step returns NaN or no log-probabilities.
+
+    Example:
+        >>> import torch, tsallis as ts
+        >>> step = lambda tokens, state: (ts.sparsemax(torch.tensor([[0.0, 0.2], [0.0, 3.0]])[tokens]).log(), state)
+        >>> rates = ts.decoding.metrics.empty_rates(step, torch.tensor([0, 1]), eos=0)
+        >>> rates["empty_possible"], round(rates["empty_prob"], 4)
+        (0.5, 0.2)
+
+    References:
+        stahlberg2019nmt
+    """
+    check_search(eos, 1)
+    check_start(start, state)
+    examples = start.shape[0]
+    if found is not None and len(found.hypotheses) != examples:
+        raise ParameterError(f"found for {len(found.hypotheses)} examples", f"{examples}", "Search the same examples")
+    log_probs = advance(step, start, state, eos)[0][:, eos].double().tolist() if examples else []
+    rates = {
+        "empty_possible": _share([log_prob > -math.inf for log_prob in log_probs]),
+        "empty_prob": _share([math.exp(log_prob) for log_prob in log_probs]),
+    }
+    if found is not None:
+        best = [-math.inf if one is None else one.log_prob for one in found.best]
+        rates["empty_better"] = _share([empty > other for empty, other in zip(log_probs, best, strict=True)])
+    return rates
+
+
+def length_ratio(decoded: Decoded, lengths: Sequence[int]) -> float:
+    """Tokens of the best sequences found, divided by those of the references; below 1 where predictions are too short.
+
+    Args:
+        decoded: the result of a search; where nothing was found there are no tokens.
+        lengths: of the references; the end of sequence counts neither here nor there.
+
+    Returns:
+        The quotient of sums, NaN where the references have no token.
+
+    Raises:
+        ParameterError: there are more or fewer references than examples, or a length is negative.
+    """
+    if len(lengths) != len(decoded.hypotheses) or any(length < 0 for length in lengths):
+        raise ParameterError(
+            f"{len(lengths)} lengths for {len(decoded.hypotheses)} examples",
+            "the number of tokens of each reference",
+            "Pass one for each example, 0 or more",
+        )
+    found = sum(len(best.tokens) - 1 for best in decoded.best if best is not None)
+    return found / sum(lengths) if sum(lengths) else math.nan

@@ -9,6 +9,9 @@ from torch import Tensor
 
 from .steps import Hypothesis, State, Step, advance, check_search, check_start, select
 
+# Where supports are so much smaller than the vocabulary, draws are made among those alone.
+FEW = 4
+
 
 @torch.no_grad()
 def sample(
@@ -29,13 +32,12 @@ def sample(
         generator: of the random numbers, on the device of start.
 
     Returns:
-        The draws of each example. One that reached max_length ends without eos, one that the model lets not go on ends
-        there.
+        The draws of each example. One that reached max_length, or that the model does not let go on, is not finished.
 
     Raises:
         ParameterError: an argument is out of its range, or the state cannot be indexed.
         ShapeError: start or what step returns has another shape.
-        NumericalError: step returns NaN or no log-probabilities.
+        NumericalError: step returns NaN, or probabilities that add up to more than 1.
 
     Differentiability:
         None: runs without gradients.
@@ -50,27 +52,44 @@ def sample(
         (1, 0)
     """
     check_search(eos, max_length, samples=samples)
-    check_start(start)
+    check_start(start, state)
     rows = torch.arange(start.shape[0], device=start.device).repeat_interleave(samples)
-    tokens, state = start[rows], select(state, rows)
+    tokens = start
     live = torch.arange(rows.shape[0], device=start.device)
     drawn: list[list[int]] = [[] for _ in range(rows.shape[0])]
     log_probs = torch.zeros(rows.shape[0], dtype=torch.float64, device=start.device)
-    for _ in range(max_length):
+    for length in range(max_length):
         if not live.shape[0]:
             break
-        scores, state = advance(step, tokens, state, eos)
-        scores = scores.double()
-        # The first of exponential waiting times with rates p: an event of rate zero never comes.
-        waiting = torch.empty_like(scores).exponential_(generator=generator).clamp_min(1e-300)
-        tokens = (scores - waiting.log()).argmax(1)
-        alive = scores.amax(1) > -math.inf
-        log_probs[live] += scores.gather(1, tokens[:, None])[:, 0].where(alive, 0.0)
+        scores, state, _ = advance(step, tokens, state, eos)
+        if length == 0:
+            # All draws of an example begin with one row.
+            scores, state = scores[rows], select(state, rows)
+        tokens, added = _draw(scores, generator)
+        alive = added > -math.inf
+        log_probs[live] += added.where(alive, 0.0)
         for place, token, possible in zip(live.tolist(), tokens.tolist(), alive.tolist(), strict=True):
             if possible:
                 drawn[place].append(token)
         going = (alive & (tokens != eos)).nonzero().squeeze(1)
         tokens, live, state = tokens[going], live[going], select(state, going)
-    scored = zip(drawn, log_probs.tolist(), strict=True)
-    hypotheses = [Hypothesis(tuple(tokens), log_prob, log_prob) for tokens, log_prob in scored]
+    hypotheses = [
+        Hypothesis(tuple(tokens), log_prob, log_prob, finished=tokens[-1:] == [eos])
+        for tokens, log_prob in zip(drawn, log_probs.tolist(), strict=True)
+    ]
     return [hypotheses[at : at + samples] for at in range(0, len(hypotheses), samples)]
+
+
+def _draw(scores: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+    """A token (R) of each row of log-probabilities (R, V), and its own, in float64; -inf where all are."""
+    support = int((scores > -math.inf).sum(1).amax())
+    tokens = None
+    if FEW * support <= scores.shape[1]:
+        # Random numbers for the whole vocabulary would take most of the time.
+        scores, tokens = scores.topk(max(support, 1))
+    scores = scores.double()
+    # The first of exponential waiting times with rates p: an event of rate zero never comes.
+    waiting = torch.empty_like(scores).exponential_(generator=generator).clamp_min(1e-300)
+    place = (scores - waiting.log()).argmax(1, keepdim=True)
+    chosen = place if tokens is None else tokens.gather(1, place)
+    return chosen[:, 0], scores.gather(1, place)[:, 0]

@@ -48,10 +48,12 @@ class Tree:
 
 
 def tree(hypotheses: Iterable[Hypothesis]) -> Tree:
-    """The tree of sequences: those of an ENUMERATED result are all there are, and its probability is 1.
+    """The tree of sequences: those of an ENUMERATED result are all there are, and its probability is 1 unless the model
+    has prefixes that nothing follows.
 
     Args:
-        hypotheses: of one example, as a search returns them.
+        hypotheses: of one example, as a search or `sample` returns them; each sequence counts once, and draws that are
+            not finished do not.
 
     Returns:
         The empty prefix, with the total probability.
@@ -69,11 +71,12 @@ def tree(hypotheses: Iterable[Hypothesis]) -> Tree:
           └ 0.1200 a$
     """
     root = Tree()
-    for hypothesis in sorted(hypotheses, key=lambda hypothesis: -hypothesis.log_prob):
-        probability = math.exp(hypothesis.log_prob)
+    known = {hypothesis.tokens: hypothesis.log_prob for hypothesis in hypotheses if hypothesis.finished}
+    for tokens, log_prob in sorted(known.items(), key=lambda item: -item[1]):
+        probability = math.exp(log_prob)
         node = root
         node.probability += probability
-        for token in hypothesis.tokens:
+        for token in tokens:
             node = node.children.setdefault(token, Tree())
             node.probability += probability
     stack = [root]

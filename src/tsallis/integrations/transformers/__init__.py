@@ -9,6 +9,23 @@ if find_spec("transformers") is None:
 
 from .attention import Seen, register, seen_weights
 from .cache import PagedKeyValues
+from .generation import EntmaxLogitsProcessor, generation_options
 from .model import alpha_parameters, alphas, sparsify
+from .search import CertifiedOutput, certified_search
+from .training import TrainerLoss, trainer_loss
 
-__all__ = ["PagedKeyValues", "Seen", "alpha_parameters", "alphas", "register", "seen_weights", "sparsify"]
+__all__ = [
+    "CertifiedOutput",
+    "EntmaxLogitsProcessor",
+    "PagedKeyValues",
+    "Seen",
+    "TrainerLoss",
+    "alpha_parameters",
+    "alphas",
+    "certified_search",
+    "generation_options",
+    "register",
+    "seen_weights",
+    "sparsify",
+    "trainer_loss",
+]

@@ -69,9 +69,9 @@ class Plan:
 def make_plan(recipe: ModuleType, name: str, preset: str, given: Mapping[str, Any]) -> Plan:
     """The plan of a preset and the options given.
 
-    A value of the preset's ``method`` chooses the rows that have it; one that no row has makes a row of its own, with
-    what the preset sets for all rows. Any other option replaces that value in every row, ``seed`` the list of seeds.
-    What a source published is shown beside its own protocol only.
+    Values of the preset's ``method``, a field or several, choose the rows that have them; values that no row has make a
+    row of its own, with what the preset sets for all rows. Any other option replaces that value in every row, ``seed``
+    the list of seeds. What a source published is shown beside its own protocol only.
     """
     content, where = _preset(name, preset), f"Preset {preset}"
     common = checked(recipe.Config, content.get("config", {}), where)
@@ -82,12 +82,13 @@ def make_plan(recipe: ModuleType, name: str, preset: str, given: Mapping[str, An
         row: (checked(recipe.Config, entry.get("set", {}), f"{where}, row {row}"), entry.get("published", {}))
         for row, entry in content.get("rows", {name: {}}).items()
     }
-    method = content.get("method")
-    if method in given:
-        chosen = {row: entry for row, entry in rows.items() if entry[0].get(method) == given[method]}
-        rows = chosen or {f"{method}={given[method]}": ({}, {})}
+    declared = content.get("method", [])
+    wanted = {key: given[key] for key in ([declared] if isinstance(declared, str) else declared) if key in given}
+    if wanted:
+        chosen = {row: entry for row, entry in rows.items() if wanted.items() <= entry[0].items()}
+        rows = chosen or {", ".join(f"{key}={value}" for key, value in wanted.items()): ({}, {})}
     seeds = [given["seed"]] if "seed" in given else content.get("seeds", [common.get("seed", 0)])
-    changed = {key: value for key, value in experiment(given).items() if key != method}
+    changed = {key: value for key, value in experiment(given).items() if key not in wanted}
     members = tuple(
         Member(
             re.sub(r"[^\w=.+-]+", "_", f"{row}-seed{seed}"),

@@ -22,6 +22,7 @@ th, td { padding: .35rem .8rem; text-align: right; border-bottom: 1px solid #ddd
 td { white-space: nowrap }
 th:first-child, td:first-child { text-align: left } thead th { border-bottom: 2px solid #888 }
 figure { margin: 1.5rem 0 } figure img { max-width: 100% } figcaption { color: #555; font-size: .9rem }
+.wide { overflow-x: auto } .wide img { max-width: none }
 .warning { background: #fff3cd; border-left: 4px solid #d39e00; padding: .5rem 1rem }
 @media (prefers-color-scheme: dark) {
   body { background: #181818; color: #ddd } figure img { background: #fff } figcaption { color: #aaa }
@@ -54,34 +55,40 @@ def write_page(
     warning = f'<p class="warning">Not finished, left out: {escape(", ".join(unfinished))}</p>' if unfinished else ""
     sources = sorted({s for run in runs if (s := run.result["published"].get("source"))})
     notes = f"<p>Published figures: {escape('; '.join(sources))}. They are quoted, not ours.</p>" if sources else ""
-    page = f"""<!doctype html>
+    page = f"""{head(f"{recipe}: {title}", title)}
+{warning}
+{table(rows)}
+<p>Mean ± sample deviation over seeds. {escape(note)}</p>
+{notes}
+{"".join(shown)}
+{"".join(f"<h2>{escape(title)}</h2>{table(content)}" for title, content in details.items())}
+<h2>Every run</h2>
+{table(_every(runs))}
+<h2>Configurations</h2>
+{table(_settings(runs, lambda run: [run.config]))}
+<h2>Machines</h2>
+{table(_settings(runs, lambda run: read_json(run.folder / ENVIRONMENT)))}
+{END}"""
+    write(folder / "index.html", page)
+    return folder / "index.html"
+
+
+def head(name: str, title: str) -> str:
+    """The beginning of a page, until below its title."""
+    return f"""<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <link rel="icon" href="data:,">
-<title>{escape(recipe)}: {escape(title)}</title>
+<title>{escape(name)}</title>
 <style>{_STYLE}</style>
 </head>
 <body>
-<h1>{escape(title)}</h1>
-{warning}
-{_table(rows)}
-<p>Mean ± sample deviation over seeds. {escape(note)}</p>
-{notes}
-{"".join(shown)}
-{"".join(f"<h2>{escape(title)}</h2>{_table(content)}" for title, content in details.items())}
-<h2>Every run</h2>
-{_table(_every(runs))}
-<h2>Configurations</h2>
-{_table(_settings(runs, lambda run: [run.config]))}
-<h2>Machines</h2>
-{_table(_settings(runs, lambda run: read_json(run.folder / ENVIRONMENT)))}
-</body>
-</html>
-"""
-    write(folder / "index.html", page)
-    return folder / "index.html"
+<h1>{escape(title)}</h1>"""
+
+
+END = "</body>\n</html>\n"
 
 
 def _png(figure: Figure) -> bytes:
@@ -116,8 +123,9 @@ def _settings(runs: list[Run], read: Any) -> list[Row]:
     return [{"": key, **{c: ", ".join(found.get(c, [])) for c in columns}} for key, found in values.items()]
 
 
-def _table(rows: list[Row]) -> str:
+def table(rows: list[Row]) -> str:
+    """Rows as HTML."""
     columns = list(dict.fromkeys(column for row in rows for column in row))
-    head = "".join(f"<th>{escape(column)}</th>" for column in columns)
+    names = "".join(f"<th>{escape(column)}</th>" for column in columns)
     body = "".join("<tr>" + "".join(f"<td>{escape(row.get(c, ''))}</td>" for c in columns) + "</tr>" for row in rows)
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    return f"<table><thead><tr>{names}</tr></thead><tbody>{body}</tbody></table>"

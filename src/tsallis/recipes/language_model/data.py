@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,8 +12,8 @@ from torch import Tensor
 from .._shared.datasets import DataError, Source, locate, read_text, split_hash
 from .._shared.seeding import generator
 from .config import Config
+from .vocabulary import END, Vocabulary, Words, learned
 
-END = "<eos>"
 WIKITEXT = Source(
     folder="wikitext-2",
     url="https://huggingface.co/datasets/Salesforce/wikitext (wikitext-2-v1)",
@@ -42,29 +42,35 @@ class Stream:
 
 @dataclass(frozen=True)
 class Text:
-    """The three parts, the vocabulary's size and the hash of all tokens."""
+    """The three parts, what tokens stand for, and the hash of all tokens."""
 
     train: Stream
     validation: Stream
     test: Stream
-    words: int
+    vocabulary: Vocabulary
     hash: str
+
+    @property
+    def words(self) -> int:
+        """How many different tokens there are."""
+        return len(self.vocabulary.starts)
 
 
 def load(config: Config) -> Text:
     """The data set of a configuration."""
-    parts, words = _chain(config.words) if config.dataset == "chain" else _wikitext(config)
+    parts, vocabulary = DATASETS[config.dataset](config)
     train, validation, test = (Stream(part, config.context) for part in parts)
     for name, stream in (("train", train), ("validation", validation), ("test", test)):
         if not len(stream):
             raise DataError(
                 f"{name}: {len(stream.tokens)} tokens", f"more than context={config.context}", "Lower context"
             )
-    return Text(train, validation, test, words, split_hash([part.numpy() for part in parts]))
+    return Text(train, validation, test, vocabulary, split_hash([part.numpy() for part in parts]))
 
 
-def _chain(words: int) -> tuple[list[Tensor], int]:
+def _chain(config: Config) -> tuple[Sequence[Tensor], Vocabulary]:
     """Each word is followed by one of a few, some much oftener than others: a text with a small true support."""
+    words = config.words
     draws = generator("chain", words)
     successors = torch.randint(words, (words, SUCCESSORS), generator=draws)
     weights = 1.0 / torch.arange(1, SUCCESSORS + 1)
@@ -74,15 +80,16 @@ def _chain(words: int) -> tuple[list[Tensor], int]:
     for pick in picks:
         word = table[word][pick]
         stream.append(word)
-    return list(torch.tensor(stream).split(list(CHAIN.values()))), words
+    return torch.tensor(stream).split(list(CHAIN.values())), Words([str(word) for word in range(words)])
 
 
-def _wikitext(config: Config) -> tuple[list[Tensor], int]:
+def _wikitext(config: Config) -> tuple[Sequence[Tensor], Vocabulary]:
     texts = [_words(path) for path in locate(WIKITEXT, config).values()]
-    counts = Counter(word for text in texts for word in text)
-    # The most frequent first, ties in alphabetical order.
-    numbers = {word: i for i, word in enumerate(sorted(counts, key=lambda word: (-counts[word], word)))}
-    return [torch.tensor([numbers[word] for word in text]) for text in texts], len(numbers)
+    vocabulary = learned(texts, config.pieces)
+    return [vocabulary.encode(text) for text in texts], vocabulary
+
+
+DATASETS = {"chain": _chain, "wikitext-2": _wikitext}
 
 
 def _words(path: Path) -> list[str]:

@@ -39,6 +39,7 @@ def figures(runs: list[Run]) -> dict[str, tuple[Figure, str]]:
             _curves(runs, _of("val/covered"), "share of tokens"),
             "Validation tokens whose word has probability.",
         ),
+        "alpha": (_curves(runs, _of("train/alpha"), "alpha"), "Alpha of the output layer, mean of each epoch."),
     }
 
 

@@ -1,10 +1,10 @@
-"""A causal Transformer, and the output layers it can have."""
+"""A causal Transformer, whole windows at once or token by token, and its training."""
 
 from __future__ import annotations
 
+import math
 import time
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
@@ -15,73 +15,78 @@ import tsallis as ts
 
 from .._shared.training import log_means
 from .config import Config
+from .heads import SAMPLE, head_of
 
-# Tokens whose support stands for that of a step, where the output layer does not say it.
-SAMPLE = 64
 # Added to every probability before its logarithm is taken (Martins, Marinho and Martins, 2020).
 EPSILON = 1e-6
+# Largest norm of the gradient.
+CLIP = 1.0
+
+# Keys and values (B, heads, tokens so far, width of a head) of one layer.
+Seen = tuple[Tensor, Tensor]
 
 
-class Head(Protocol):
-    """An output layer: its loss in training, and its distribution."""
+class Layer(nn.Module):
+    """Attention to what was before, and two linear layers, each after a normalisation and added to its input."""
 
-    def loss(self, hidden: Tensor, weight: Tensor, target: Tensor) -> Tensor:
-        """Mean over targets."""
-        ...
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.heads = config.heads
+        self.norm = nn.ModuleList(nn.LayerNorm(config.width) for _ in range(2))
+        self.attend = nn.Linear(config.width, 3 * config.width)
+        self.attended = nn.Linear(config.width, config.width)
+        self.widen = nn.Linear(config.width, config.feedforward)
+        self.narrow = nn.Linear(config.feedforward, config.width)
+        self.dropout = nn.Dropout(config.dropout)
 
-    def probabilities(self, scores: Tensor) -> Tensor:
-        """Of all words."""
-        ...
-
-
-@dataclass(frozen=True)
-class Softmax:
-    """Cross-entropy of a linear layer."""
-
-    def loss(self, hidden: Tensor, weight: Tensor, target: Tensor) -> Tensor:
-        return F.cross_entropy(F.linear(hidden, weight), target)
-
-    def probabilities(self, scores: Tensor) -> Tensor:
-        return ts.softmax(scores)
-
-
-@dataclass(frozen=True)
-class Entmax:
-    """The sparse output layer."""
-
-    alpha: float
-
-    def loss(self, hidden: Tensor, weight: Tensor, target: Tensor) -> Tensor:
-        return ts.linear_entmax_loss(hidden, weight, target, alpha=self.alpha)
-
-    def probabilities(self, scores: Tensor) -> Tensor:
-        return ts.entmax(scores, self.alpha)
-
-
-HEADS = {"softmax": lambda config: Softmax(), "entmax": lambda config: Entmax(config.alpha)}
+    def forward(self, x: Tensor, seen: Seen | None) -> tuple[Tensor, Seen]:
+        """New tokens (B, T, width) after those seen."""
+        query, key, value = (
+            part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in self.attend(self.norm[0](x)).chunk(3, -1)
+        )
+        mask = None
+        if seen is not None:
+            key, value = torch.cat([seen[0], key], 2), torch.cat([seen[1], value], 2)
+            mask = torch.ones(x.shape[1], key.shape[2], dtype=torch.bool, device=x.device).tril(seen[0].shape[2])
+        y = F.scaled_dot_product_attention(query, key, value, mask, is_causal=seen is None)
+        x = x + self.dropout(self.attended(y.transpose(1, 2).flatten(2)))
+        return x + self.dropout(self.narrow(F.gelu(self.widen(self.norm[1](x))))), (key, value)
 
 
 class Transformer(nn.Module):
-    """Hidden states of windows of words; the embedding is the output layer's weight too."""
+    """Hidden states of words; the embedding is the output layer's weight too."""
 
     def __init__(self, config: Config, words: int) -> None:
         super().__init__()
         self.words = nn.Embedding(words, config.width)
         self.places = nn.Embedding(config.context, config.width)
-        for table in (self.words, self.places):
-            nn.init.normal_(table.weight, std=0.02)
-        layer = nn.TransformerEncoderLayer(
-            config.width, config.heads, config.feedforward, config.dropout, batch_first=True, norm_first=True
-        )
-        self.layers = nn.TransformerEncoder(
-            layer, config.layers, nn.LayerNorm(config.width), enable_nested_tensor=False
-        )
-        self.register_buffer("past", nn.Transformer.generate_square_subsequent_mask(config.context), persistent=False)
+        layers = [Layer(config) for _ in range(config.layers)]
+        self.layers = nn.ModuleList(layers)
+        self.norm = nn.LayerNorm(config.width)
+        self.dropout = nn.Dropout(config.dropout)
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                nn.init.normal_(module.weight, std=0.02)
+            if isinstance(module, nn.Linear):
+                nn.init.zeros_(module.bias)
+        for layer in layers:
+            # So many terms are added to the embedding, which should not drown in them.
+            for last in (layer.attended, layer.narrow):
+                nn.init.normal_(last.weight, std=0.02 / math.sqrt(2 * config.layers))
 
     def forward(self, windows: Tensor) -> Tensor:
-        """(B, context) to (B, context, width)."""
-        x = self.words(windows) + self.places.weight
-        return self.layers(x, mask=self.past, is_causal=True)
+        """(B, T) to (B, T, width), T at most the context."""
+        return self.extend(windows, None)[0]
+
+    def extend(self, tokens: Tensor, seen: list[Seen] | None) -> tuple[Tensor, list[Seen]]:
+        """Hidden states of tokens (B, T) after those seen, and the latter with the former."""
+        begin = 0 if seen is None else seen[0][0].shape[2]
+        x = self.dropout(self.words(tokens) + self.places.weight[begin : begin + tokens.shape[1]])
+        kept: list[Seen] = []
+        for number, layer in enumerate(self.layers):
+            x, now = layer(x, None if seen is None else seen[number])
+            kept.append(now)
+        return self.norm(x), kept
 
 
 class Training(LightningModule):
@@ -91,16 +96,33 @@ class Training(LightningModule):
         super().__init__()
         self.config = config
         self.model = Transformer(config, words)
-        self.head: Head = HEADS[config.head](config)
+        self.head = head_of(config)
         self.seconds: list[float] = []
         self._began = 0.0
 
+    def scores(self, hidden: Tensor) -> Tensor:
+        """Of all words."""
+        return F.linear(hidden, self.model.words.weight)
+
     def configure_optimizers(self) -> Any:
-        optimizer = torch.optim.Adam(self.parameters(), lr=self.config.lr)
-        rise = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: min(1.0, (step + 1) / (self.config.warmup + 1))
-        )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": rise, "interval": "step"}}
+        config, weights = self.config, list(self.model.parameters())
+        groups = [
+            {"params": [w for w in weights if w.dim() > 1], "weight_decay": config.weight_decay},
+            {"params": [w for w in weights if w.dim() < 2]},
+        ]
+        if alphas := list(self.head.parameters()):
+            groups.append({"params": alphas, "lr": config.alpha_lr})
+        optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.98), weight_decay=0.0)
+        total, rise = config.steps * config.epochs, min(config.warmup, config.steps * config.epochs - 1)
+
+        def share(step: int) -> float:
+            return (step + 1) / (rise + 1) if step < rise else max(0.0, (total - step) / (total - rise))
+
+        rate = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": rate, "interval": "step"}}
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Any]:
         windows, target = batch
@@ -108,8 +130,13 @@ class Training(LightningModule):
         loss = self.head.loss(hidden, self.model.words.weight, target.flatten())
         with torch.no_grad():
             few = hidden[:: max(1, len(hidden) // SAMPLE)]
-            support = (self.head.probabilities(F.linear(few, self.model.words.weight)) > 0).sum(1).double().mean()
-        return {"loss": loss, "metrics": {"loss": loss, "support": support}, "examples": len(windows)}
+            support = (self.head.probabilities(self.scores(few)) > 0).sum(1).double().mean()
+            alpha = self.head.order()
+        return {
+            "loss": loss,
+            "metrics": {"loss": loss, "support": support, "alpha": alpha},
+            "examples": len(windows),
+        }
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         self._began = time.perf_counter()
@@ -119,8 +146,7 @@ class Training(LightningModule):
 
     def _evaluate(self, stage: str, batch: tuple[Tensor, Tensor]) -> None:
         windows, target = batch
-        scores = F.linear(self.model(windows), self.model.words.weight)
-        p = self.head.probabilities(scores)
+        p = self.head.probabilities(self.scores(self.model(windows)))
         right = p.gather(-1, target.unsqueeze(-1)).squeeze(-1)
         log_means(
             self, stage,

@@ -32,6 +32,7 @@ class Config(RunConfig):
         entropy_weight: of the entropy of symbols, which is added to the objective (of guesses too, if they are drawn).
         lr: learning rate of Adam.
         warmup: steps in which it rises to lr.
+        weight_decay: of Adam.
         batch_size: games in each step.
         steps: of the training.
         epoch_steps: an epoch, after which there is a validation, has so many steps.
@@ -55,6 +56,7 @@ class Config(RunConfig):
     entropy_weight: float = 0.1
     lr: float = 1e-3
     warmup: int = 0
+    weight_decay: float = 0.0
     batch_size: int = 64
     steps: int = 50_000
     epoch_steps: int = 100
@@ -74,7 +76,7 @@ class Config(RunConfig):
             self._require(name, getattr(self, name) >= 1, "at least 1")
         for name in ("temperature", "lr"):
             self._require(name, getattr(self, name) > 0, "more than 0")
-        for name in ("entropy_weight", "gumbel_rate", "warmup", "held_out"):
+        for name in ("entropy_weight", "gumbel_rate", "warmup", "held_out", "weight_decay"):
             self._require(name, getattr(self, name) >= 0, "0 or more")
         whole = self.steps % self.epoch_steps == 0
         self._require("steps", whole, f"a multiple of epoch_steps={self.epoch_steps}")

@@ -99,7 +99,9 @@ class Training(LightningModule):
         return Named(self.config.estimator, choice)
 
     def configure_optimizers(self) -> Any:
-        optimizer = torch.optim.Adam(self.parameters(), lr=self.config.lr, fused=True)
+        optimizer = torch.optim.Adam(
+            self.parameters(), lr=self.config.lr, weight_decay=self.config.weight_decay, fused=True
+        )
         warmup = max(self.config.warmup, 1)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / warmup))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

@@ -1,0 +1,112 @@
+"""`entmax` as the last step of `generate`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+from transformers import LogitsProcessor, LogitsProcessorList
+
+from ...core.errors import ParameterError
+from ...core.inputs import is_number
+from ...core.mapping import HALF
+from ...mappings import entmax
+
+# What else than entmax may choose among tokens, and the values at which each does nothing. Processors of some are added
+# by `generate` behind those that a caller passes.
+NEUTRAL: dict[str, Any] = {
+    "temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": None, "top_h": None, "typical_p": 1.0,
+    "epsilon_cutoff": 0.0, "eta_cutoff": 0.0, "watermarking_config": None, "renormalize_logits": False,
+}  # fmt: skip
+# A beam search of `generate` that ranks by probability, and stops where no prefix can exceed what it found.
+BY_PROBABILITY: dict[str, Any] = {"length_penalty": 0.0, "early_stopping": "never"}
+
+
+def log_entmax(scores: Tensor, alpha: float) -> Tensor:
+    """Logarithm of entmax over the last dimension, -inf for zero; half precision is widened."""
+    scores = scores.float() if scores.dtype in HALF else scores
+    # Small probabilities of softmax would become zeros on the way, which are proofs to a search.
+    return scores.log_softmax(-1) if alpha == 1 else entmax(scores, alpha).log()
+
+
+def checked_alpha(alpha: object) -> float:
+    """A number in [0, inf) as a float."""
+    if isinstance(alpha, Tensor) and alpha.numel() == 1 and not alpha.requires_grad:
+        alpha = alpha.item()
+    if not (is_number(alpha) and 0 <= alpha < float("inf")):
+        raise ParameterError(
+            f"alpha={alpha!r}", "a number in [0, inf)", "Pass the alpha that the model was trained with"
+        )
+    return float(alpha)
+
+
+class EntmaxLogitsProcessor(LogitsProcessor):
+    r"""Turns scores into logarithms of their `entmax`, -inf where it is zero, for `model.generate`.
+
+    What `generate` then draws, or adds up in a beam, are the probabilities of $\operatorname{entmax}_\alpha(z)$: their
+    logarithms have themselves as log-softmax, and beam search, which passes log-probabilities instead of scores, gets
+    the same since entmax does not change when scores are shifted.
+
+    When sampling, `generate` adds a processor for top_k = 50 behind it unless told otherwise, which cuts larger
+    supports; its beam search divides by length. `generation_options` gives the arguments with which neither happens.
+
+    Args:
+        alpha: the one that the model was trained with.
+
+    Raises:
+        ParameterError: an alpha that is no number in [0, inf).
+
+    Example:
+        >>> import torch
+        >>> from tsallis.integrations.transformers import EntmaxLogitsProcessor
+        >>> EntmaxLogitsProcessor(2.0)(torch.tensor([[0]]), torch.tensor([[1.0, 0.5, -1.0]])).exp()
+        tensor([[0.7500, 0.2500, 0.0000]])
+
+    References:
+        martins2020sparse
+    """
+
+    def __init__(self, alpha: float | Tensor = 1.5) -> None:
+        self.alpha = checked_alpha(alpha)
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        return log_entmax(scores, self.alpha).to(scores.dtype)
+
+    def __repr__(self) -> str:
+        return f"EntmaxLogitsProcessor(alpha={self.alpha})"
+
+
+def generation_options(alpha: float | Tensor = 1.5, **options: Any) -> dict[str, Any]:
+    """Arguments for `model.generate` with which tokens are chosen by entmax and by nothing else.
+
+    Args:
+        alpha: of entmax.
+        options: others of `generate`, do_sample or num_beams for example.
+
+    Returns:
+        the options, an `EntmaxLogitsProcessor` behind their own processors, and what keeps `generate` from cutting or
+        rescaling the distribution: top_k = 0 among them, and length_penalty = 0 where it searches with beams.
+
+    Raises:
+        ParameterError: an option that would change the distribution.
+
+    Example:
+        >>> from tsallis.integrations.transformers import generation_options
+        >>> generation_options(1.5, do_sample=True)["top_k"]
+        0
+        >>> model.generate(**inputs, **generation_options(1.5, do_sample=True))  # doctest: +SKIP
+    """
+    # Without do_sample a model's own configuration decides; with False `generate` complains of what concerns draws.
+    fixed = dict(NEUTRAL if options.get("do_sample") is not False else {"renormalize_logits": False})
+    fixed |= BY_PROBABILITY if (options.get("num_beams") or 1) > 1 else {}
+    for name, neutral in fixed.items():
+        if options.get(name, neutral) not in (neutral, None):
+            raise ParameterError(
+                f"{name}={options[name]!r}", f"{neutral!r}, as anything else changes what entmax gives",
+                f"Leave it out, or pass EntmaxLogitsProcessor to generate yourself to have entmax and {name}",
+            )  # fmt: skip
+    processors = LogitsProcessorList(options.get("logits_processor") or [])
+    if any(isinstance(p, EntmaxLogitsProcessor) for p in processors):
+        raise ParameterError("logits_processor with an entmax", "others only", "Leave it out: this adds one")
+    processors.append(EntmaxLogitsProcessor(alpha))
+    return options | fixed | {"logits_processor": processors}

@@ -1,0 +1,84 @@
+"""A page that explains predictions: what each attended to, and the tree of what else was possible."""
+
+from __future__ import annotations
+
+import base64
+import io
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from html import escape
+from pathlib import Path
+from typing import BinaryIO
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from ... import decoding
+from .files import replacing
+from .predictions import Prediction
+from .report import END, head, table
+
+# Lines that are drawn: a page with more pictures is slow to open.
+DRAWN = 100
+
+
+class Page:
+    """A page that is being written."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._left = DRAWN
+
+    def write(self, text: str) -> None:
+        """Add HTML."""
+        self._file.write(text.encode("utf-8", "backslashreplace"))
+
+    def add(self, number: int, line: str, prediction: Prediction) -> None:
+        """Add what is known of a line, unless there are DRAWN already."""
+        if not self._left:
+            return
+        self._left -= 1
+        self.write(f"<h2>{number}: {escape(_short(line))}</h2>\n")
+        if prediction.reason is not None:
+            self.write(f'<p class="warning">{escape(prediction.reason)}</p>\n')
+        if prediction.text is not None:
+            found = [(prediction.text, prediction.probability), *prediction.alternatives]
+            rows = [{"prediction": _short(text), "probability": f"{p:.6g}"} for text, p in found]
+            self.write(f"{table(rows)}\n")
+        if prediction.certificate is not None:
+            self.write(f"<p>Proved: {escape(str(prediction.certificate))}.</p>\n")
+        if (shown := prediction.alignment) is not None:
+            self._draw(decoding.plot_alignment(shown.weights, shown.source, shown.target), "Alignment; white is zero")
+        if prediction.tree is not None:
+            self._draw(decoding.plot_tree(prediction.tree, prediction.name), "Tree of the sequences found")
+        if not self._left:
+            self.write(f"<p>The first {DRAWN} lines are explained.</p>\n")
+
+    def _draw(self, figure: Figure, caption: str) -> None:
+        source = base64.b64encode(_svg(figure)).decode()
+        image = f'<img alt="{escape(caption)}" src="data:image/svg+xml;base64,{source}">'
+        self.write(f'<figure class="wide">{image}<figcaption>{escape(caption)}</figcaption></figure>\n')
+
+
+@contextmanager
+def explanations(folder: Path, title: str) -> Iterator[Page]:
+    """The page index.html in a folder, there when the block ends without an error."""
+    with replacing(folder / "index.html") as file:
+        page = Page(file)
+        page.write(head(title, title) + "\n")
+        yield page
+        page.write(END)
+
+
+def _short(text: str, length: int = 200) -> str:
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def _svg(figure: Figure) -> bytes:
+    """The figure with its letters as text, for which a browser has fonts where matplotlib has none."""
+    buffer = io.BytesIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "tsallis"}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return buffer.getvalue()

@@ -1,0 +1,102 @@
+"""What a recipe says of a line: a prediction with its proof, or the reason why there is none.
+
+A recipe that predicts exports ``predict(run, lines, *, explain=False) -> Iterator[Prediction]``: one for each line, in
+order. `lines.answers` gives it batches, and makes a reason of a line that cannot be read.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ... import decoding
+from ...decoding import Certificate, Hypothesis, Tree
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """Which source positions each token of a prediction attended to.
+
+    Attributes:
+        source: S tokens.
+        target: T tokens.
+        weights: (T, S).
+    """
+
+    source: Sequence[str]
+    target: Sequence[str]
+    weights: Tensor
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The answer to a line.
+
+    Attributes:
+        text: what is predicted; None where there is nothing, and then `reason` is given.
+        log_prob: natural logarithm of its probability.
+        certificate: what the search proved; None where no search was needed.
+        alternatives: other predictions with their probabilities, the best first.
+        reason: why there is no prediction.
+        tree: all sequences found, asked for with explain.
+        name: of a token of the tree.
+        alignment: asked for with explain, None where the model has no attention.
+    """
+
+    text: str | None
+    log_prob: float = math.nan
+    certificate: Certificate | None = None
+    alternatives: Sequence[tuple[str, float]] = ()
+    reason: str | None = None
+    tree: Tree | None = None
+    name: Callable[[int], str] = str
+    alignment: Alignment | None = None
+
+    def __post_init__(self) -> None:
+        if (self.text is None) != (self.reason is not None):
+            raise ValueError("a prediction has a text or a reason, and not both")
+
+    @property
+    def probability(self) -> float:
+        """Of the text."""
+        return math.exp(self.log_prob)
+
+
+def found(
+    hypotheses: Sequence[Hypothesis],
+    certificate: Certificate,
+    spell: Callable[[tuple[int, ...]], str],
+    *,
+    alternatives: int = 9,
+    name: Callable[[int], str] | None = None,
+    alignment: Alignment | None = None,
+) -> Prediction:
+    """The prediction that a search found for one line.
+
+    Args:
+        hypotheses: the best first.
+        certificate: of the search.
+        spell: the text of a sequence, whose last token is the end of sequence.
+        alternatives: how many to name besides the best.
+        name: of a token; with it the prediction gets a tree.
+        alignment: of the best.
+    """
+    if not hypotheses:
+        return Prediction(
+            None,
+            certificate=certificate,
+            reason="No sequence ended within the greatest length. Expected one that does. Try a shorter line.",
+        )
+    best, *others = hypotheses
+    return Prediction(
+        spell(best.tokens),
+        best.log_prob,
+        certificate,
+        tuple((spell(other.tokens), math.exp(other.log_prob)) for other in others[:alternatives]),
+        tree=None if name is None else decoding.tree(hypotheses),
+        name=name or str,
+        alignment=alignment,
+    )

@@ -1,0 +1,226 @@
+"""Inflection: its words and their numbers, what is measured of it, its smoke preset, and searches over batches."""
+
+from __future__ import annotations
+
+import gzip
+import math
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from tsallis import decoding
+from tsallis.recipes._shared import plan
+from tsallis.recipes._shared.config import ConfigError
+from tsallis.recipes._shared.datasets import DataError
+from tsallis.recipes._shared.files import RunError, read_json, read_weights, write_json
+from tsallis.recipes._shared.pairs import Pairs, Vocabulary, read_vocabularies, save_vocabularies
+from tsallis.recipes._shared.seq2seq import SequenceTraining, searched
+from tsallis.recipes.inflection import recipe
+from tsallis.recipes.inflection.config import Config
+from tsallis.recipes.inflection.data import BACK, FRONT, Word, letters, load, word_of
+from tsallis.recipes.inflection.findings import edits, examine, macro
+
+from .conftest import finished_runs, train_interrupted, train_watched
+
+SMOKE = plan.make_plan(recipe, "inflection", "smoke", {}).members
+FILES = {
+    "xx-train-medium": "gehen\tist gegangen\tV;PST\nhaus\thäuser\tN;PL\n\n",
+    "xx-dev": "tor\ttore\tN;PL\n",
+    "xx-test": "öl\töle\tN;PL\n",
+}
+
+
+def _written(folder: Path, **changes: str) -> Config:
+    place = folder / "sigmorphon2018"
+    place.mkdir(exist_ok=True)
+    for name, text in {**FILES, **{k.replace("_", "-"): v for k, v in changes.items()}}.items():
+        (place / f"{name.replace('xx', 'german')}.gz").write_bytes(gzip.compress(text.encode()))
+    return Config(dataset="sigmorphon2018", languages=["german"], data_dir=str(folder))
+
+
+def test_words_of_files_as_tokens(tmp_path: Path) -> None:
+    data = load(_written(tmp_path))
+    assert data.train.words[0] == Word("german", "gehen", ("V", "PST"), "ist gegangen")
+    assert data.train.words[0].source == ["<german>", "<V>", "<PST>", *"gehen"]
+    assert letters("ist g") == ["i", "s", "t", "<space>", "g"]
+    assert word_of(letters("ist g")) == "ist g"
+    source, target = data.train.pairs.batch(torch.tensor([1, 0]))
+    assert source.shape == (2, 9)
+    assert data.source.decode(source[1].tolist()) == ["<german>", "<V>", "<PST>", *"gehen"]
+    assert source[1].tolist()[-1] == 0
+    assert source[0].tolist()[-2:] == [0, -1]
+    assert word_of(data.target.decode(target[1].tolist())) == "ist gegangen"
+    # Letters that training has not seen are all one.
+    assert data.test.pairs.sources[0].tolist()[3:] == [1, 1, 0]
+
+
+@pytest.mark.parametrize("line", ["gehen\tging", "gehen\tging\tV\tX", "gehen\t\tV", "gehen ging V"])
+def test_lines_that_are_no_words(line: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"german-dev\.gz, line 2.*parted by tabs"):
+        load(_written(tmp_path, xx_dev=FILES["xx-dev"] + line))
+
+
+def test_data_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = _written(tmp_path)
+    with pytest.raises(DataError, match=r"languages=elvish.*arabic"):
+        load(replace(config, languages=["german", "elvish"]))
+    with pytest.raises(DataError, match="no file german-train-high"):
+        load(replace(config, setting="high"))
+    monkeypatch.delenv("TSALLIS_DATA", raising=False)
+    with pytest.raises(DataError, match="pass --data-dir DIR"):
+        load(replace(config, data_dir=None))
+
+
+@pytest.mark.data
+def test_fifteen_languages() -> None:
+    data = load(Config(dataset="sigmorphon2018"))
+    assert [len(part.words) for part in (data.train, data.dev, data.test)] == [15_000, 14_100, 14_100]
+    assert len({word.language for word in data.test.words}) == 15
+    assert sum(" " in word.form for word in data.test.words if word.language == "hindi") == 964
+
+
+def test_made_languages_are_harmonic_and_one_is_open() -> None:
+    data = load(Config())
+    words = [word for part in (data.train, data.dev, data.test) for word in part.words]
+    assert all(not (set(w.form) & set(BACK) and set(w.form) & set(FRONT)) for w in words if w.language == "harmonic")
+    plurals = [w.form[-1] for w in words if w.language == "open" and w.tags == ("N", "PL")]
+    assert 0.35 < plurals.count("n") / len(plurals) < 0.65
+    assert not {w.lemma for w in data.train.words} & {w.lemma for w in data.test.words}
+    assert load(Config(seed=5)).hash == data.hash != load(Config(languages=["open"])).hash
+    assert len(load(Config(words=7, languages=["open"])).train.words) == 7
+
+
+def test_vocabularies_come_back(tmp_path: Path) -> None:
+    known = Vocabulary.of([list("abca"), ["<space>", "b"]])
+    assert known.tokens == ("<end>", "<unknown>", "a", "b", "<space>", "c")
+    save_vocabularies(tmp_path / "v.json", source=known, target=Vocabulary.of(["x"]))
+    source, target = read_vocabularies(tmp_path / "v.json", "source", "target")
+    assert (source.tokens, target.tokens) == (known.tokens, ("<end>", "<unknown>", "x"))
+    assert source.decode(source.encode(["a", "?", "c"])) == ["a", "<unknown>", "c"]
+    for wrong in ([], {"source": 3}, {"source": ["a", "b"]}, {"source": ["<end>", "<unknown>", 3]}):
+        write_json(tmp_path / "w.json", wrong)
+        with pytest.raises(RunError, match=r"w\.json: no vocabulary 'source'"):
+            read_vocabularies(tmp_path / "w.json", "source")
+
+
+def test_batches_hold_pairs_of_a_length() -> None:
+    pairs = Pairs([[2] * n + [0] for n in range(1, 40)], [[3] * n + [0] for n in range(1, 40)])
+    loader = pairs.batches(100, seed=0)
+    seen = list(loader)
+    assert sum(len(source) for source, _ in seen) == 39
+    assert all(source.numel() + target.numel() <= 100 for source, target in seen)
+    assert len(seen) == loader.n < 39
+    lengths = [int((source[:, 0] >= 0).sum() and source.shape[1]) for source, _ in pairs.evaluation(10)]
+    assert lengths == sorted(lengths)
+
+
+def test_distances() -> None:
+    pairs = [
+        ("", "", 0),
+        ("", "abc", 3),
+        ("kitten", "sitting", 3),
+        ("abc", "abc", 0),
+        ("ab", "ba", 2),
+        ("flaw", "lawn", 2),
+    ]
+    for guess, form, distance in pairs:
+        assert edits(guess, form) == edits(form, guess) == distance
+
+
+def test_the_mean_over_languages_is_of_rounded_figures() -> None:
+    measured = {
+        "a": {"words": 3.0, "accuracy": 200 / 3, "distance": 1 / 3, "mass": 0.123456},
+        "b": {"words": 9.0, "accuracy": 100 / 9, "distance": 0.005, "mass": 0.5},
+    }
+    found = macro(measured)
+    assert found["accuracy"] == pytest.approx((66.67 + 11.11) / 2, abs=1e-12)
+    assert found["distance"] == pytest.approx((0.33 + round(0.005, 2)) / 2, abs=1e-12)
+    assert found["mass"] == pytest.approx(0.311728, abs=1e-12)
+
+
+def test_searches_of_batches_are_those_of_single_words() -> None:
+    torch.manual_seed(1)
+    data, config = load(Config()), Config(output=2.0, search_batch=7, max_length=9, beam=3)
+    model = recipe.build(replace(config, width=12, layers=1), len(data.source), len(data.target)).double().eval()
+    sources = data.dev.pairs.sources[:20]
+    seen = []
+    for positions, found in searched(model, sources, config):
+        for i, hypotheses, certificate in zip(positions.tolist(), found.hypotheses, found.certificates, strict=True):
+            start = model.start(sources[i][None])
+            alone = decoding.beam_search(model.step, *start, eos=0, beam=3, max_length=9, n_best=1)
+            assert [h.tokens for h in hypotheses] == [h.tokens for h in alone.hypotheses[0]]
+            assert certificate.status is alone.certificates[0].status
+            seen.append(i)
+    assert sorted(seen) == list(range(20))
+
+
+def test_smoke_reads_every_field_and_its_report_shows_languages(tmp_path: Path) -> None:
+    results, read = train_watched(recipe, SMOKE, tmp_path)
+    base = {"seed", "data_dir", "accelerator", "devices", "precision", "threads", "checkpoint_minutes"}
+    # Those of files are read where there are files.
+    assert {f.name for f in fields(Config)} - base - read == {"setting"}
+    runs = finished_runs(SMOKE, results, tmp_path)
+    assert [row["attention, output"] for row in recipe.table(runs)] == ["softmax", "sparse"]
+    assert [row["language"] for row in recipe.details(runs)["Languages: sparse"]] == ["harmonic", "open"]
+    assert set(recipe.figures(runs)) == {"wrong", "languages"}
+    # softmax rules nothing out: no beam of it holds all words there are.
+    soft, sparse = (results[row].metrics for row in ("softmax", "sparse"))
+    assert soft["enumerated"] == soft["lowest share of all words"] == 0
+    assert (
+        sparse["support"]
+        < soft["support"]
+        == len(read_vocabularies(tmp_path / SMOKE[0].name / "vocabularies.json", "target")[0])
+    )
+    assert sparse["attended"] < soft["attended"]
+    per_language = read_json(tmp_path / SMOKE[1].name / "languages.json")
+    assert results["sparse"].value == pytest.approx(macro(per_language)["accuracy"], abs=1e-12)
+
+
+def test_it_learns_and_says_of_an_open_plural_that_there_are_two(tmp_path: Path) -> None:
+    config = replace(SMOKE[1].config, epochs=14, width=32, dropout=0.0, lr=0.02, output=2.0)
+    result = recipe.train(config, tmp_path)
+    by_language = read_json(tmp_path / "languages.json")
+    assert by_language["harmonic"]["accuracy"] > 80
+    # Half of the open plurals are right by chance; the other forms of that language are always the same.
+    assert by_language["open"]["accuracy"] > 50
+    assert result.metrics["enumerated"] > 50
+    data = load(config)
+    model = recipe.build(config, len(data.source), len(data.target))
+    weights = read_weights(tmp_path / "model.safetensors")
+    model.load_state_dict({name.removeprefix("model."): value for name, value in weights.items()})
+    again = examine(model, data.test, data, config)
+    assert again == by_language
+    plural = next(i for i, w in enumerate(data.test.words) if w.language == "open" and w.tags == ("N", "PL"))
+    ((_, found),) = searched(model, [data.test.pairs.sources[plural]], config, n_best=None)
+    forms = {word_of(data.target.decode(h.tokens)): math.exp(h.log_prob) for h in found.hypotheses[0]}
+    lemma = data.test.words[plural].lemma
+    assert forms.get(lemma + "n", 0) + forms.get(lemma + "r", 0) > 0.5
+
+
+def test_resumed_training_is_the_same(tmp_path: Path) -> None:
+    config = replace(SMOKE[1].config, words=60, epochs=2)
+    whole = recipe.train(config, tmp_path / "whole")
+    resumed, begun = train_interrupted(recipe, SequenceTraining, config, tmp_path / "parts", 4)
+    assert len(begun) > 4
+    assert (resumed.value, resumed.metrics) == (whole.value, whole.metrics)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"width": 0}, {"attention": -1.0}, {"attention": "some"}, {"output": 0.0}, {"beam": 0}, {"languages": []},
+              {"dropout": 1.0}, {"label_smoothing": 1.0}, {"words": 0}, {"setting": "low"}],
+)  # fmt: skip
+def test_configurations_that_cannot_be(wrong: dict) -> None:
+    with pytest.raises(ConfigError):
+        plan.make_plan(recipe, "inflection", "smoke", wrong)
+
+
+def test_options_choose_rows_of_two_fields() -> None:
+    def rows(**given: object) -> list[str]:
+        return [member.row for member in plan.make_plan(recipe, "inflection", "default", given).members]
+
+    assert len(rows()) == 9
+    assert rows(attention=1.5) == ["entmax15, softmax", "entmax15, entmax15", "entmax15, sparsemax"]
+    assert rows(attention=1.5, output=2.0) == ["entmax15, sparsemax"]
+    assert rows(attention=1.3, output=2.0) == ["attention=1.3, output=2.0"]

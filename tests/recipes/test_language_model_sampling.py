@@ -1,0 +1,168 @@
+"""Sampling methods and their measures, against what their definitions say word by word."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+import tsallis as ts
+from tsallis.core.errors import ParameterError
+from tsallis.recipes.language_model import generation, measures
+from tsallis.recipes.language_model.config import Config
+from tsallis.recipes.language_model.data import Stream
+from tsallis.recipes.language_model.model import Training
+from tsallis.recipes.language_model.sampling import (
+    METHODS,
+    Greedy,
+    Method,
+    Nucleus,
+    Ranked,
+    TopK,
+    Untruncated,
+    distribution,
+)
+
+EVERY = [Untruncated(), Greedy(), TopK(1), TopK(3), TopK(99), Nucleus(0.3), Nucleus(0.75), Nucleus(1.0)]
+
+
+def rows() -> Tensor:
+    """Dense, sparse, with ties, certain and uniform distributions of eight words."""
+    z = torch.randn(40, 8, dtype=torch.float64) * 2
+    ties = torch.tensor([[0.25, 0.0, 0.25, 0.25, 0.0, 0.25, 0.0, 0.0], [0.1, 0.3, 0.0, 0.3, 0.1, 0.1, 0.1, 0.0]])
+    certain = torch.eye(8)[:1]
+    return torch.cat([ts.softmax(z[:20]), ts.entmax(z[20:], 1.5), ties, certain, torch.full((1, 8), 1 / 8)])
+
+
+def slow(p: list[float], method: Method) -> list[float]:
+    """The definition, a word after the other; of equal words the first is the more probable one."""
+    order = sorted(range(len(p)), key=lambda word: (-p[word], word))
+    if isinstance(method, Nucleus):
+        words: list[int] = []
+        for word in order:
+            if math.fsum(p[other] for other in words) >= method.share - 1e-12 and words:
+                break
+            words.append(word)
+    else:
+        words = order[: {Greedy: 1, Untruncated: len(p)}.get(type(method), getattr(method, "k", 0))]
+    mass = math.fsum(p[word] for word in words)
+    return [p[word] / mass if word in words else 0.0 for word in range(len(p))]
+
+
+@pytest.mark.parametrize("method", EVERY, ids=str)
+def test_distributions(method: Method) -> None:
+    torch.manual_seed(0)
+    p = rows()
+    expected = torch.tensor([slow(row, method) for row in p.tolist()], dtype=p.dtype)
+    found = distribution(p, method)
+    assert torch.allclose(found, expected, atol=1e-12)
+    if method not in (Untruncated(), TopK(99), Nucleus(1.0)):
+        assert not torch.allclose(found, p, atol=1e-3)
+    sorted_ = Ranked.of(p)
+    ranked, kept = sorted_.truncated(method)
+    target = torch.randint(8, (len(p),))
+    score = ts.decoding.metrics.sparsemax_score(ranked, sorted_.rank(target))
+    assert torch.allclose(score, ts.decoding.metrics.sparsemax_score(expected, target))
+    # The inverse of the cumulative sums at a fine grid of numbers draws words in their proportions.
+    grid = (torch.arange(4000, dtype=torch.float64) + 0.5) / 4000
+    for row in (0, 25, 40, 41):
+        one = Ranked(*(x[row].expand(4000, -1).contiguous() for x in (sorted_.p, sorted_.order, sorted_.total)))
+        drawn = one.draw(kept[row].expand(4000), grid)
+        assert torch.allclose(drawn.bincount(minlength=8) / 4000, expected[row].float(), atol=1e-3)
+        assert not bool((expected[row][drawn] == 0).any())
+
+
+def test_parameters_of_methods() -> None:
+    with pytest.raises(ParameterError, match="k=0"):
+        TopK(0)
+    for share in (0.0, 1.1, math.nan):
+        with pytest.raises(ParameterError, match="at most 1"):
+            Nucleus(share)
+
+
+@pytest.fixture
+def task() -> Training:
+    """A model whose distributions are far from uniform."""
+    torch.manual_seed(0)
+    config = Config(width=16, heads=2, layers=2, feedforward=32, context=8, prompt=3)
+    task = Training(config, 20).eval()
+    for weight in task.model.parameters():
+        torch.nn.init.normal_(weight, std=0.5)
+    return task
+
+
+def test_measures_along_a_text(task: Training) -> None:
+    stream = Stream(torch.randint(20, (8 * 13 + 1,)), 8)
+    methods = {"untruncated": Untruncated(), "top-k": TopK(3), "nucleus": Nucleus(0.8)}
+    found, gold = measures.follow(task, stream, 100, methods, seed=0)
+    assert torch.equal(gold, stream.tokens[1:])
+    windows, _ = stream.windows(torch.arange(13))
+    with torch.no_grad():
+        p = task.head.probabilities(task.scores(task.model(windows))).flatten(0, 1)
+    for name, method in methods.items():
+        expected = torch.tensor([slow(row, method) for row in p.tolist()])
+        right = expected[torch.arange(len(gold)), gold]
+        assert torch.allclose(found[name].right, right, atol=1e-6)
+        assert torch.equal(found[name].kept, (expected > 0).sum(1))
+        assert torch.allclose(found[name].score, ts.decoding.metrics.sparsemax_score(expected, gold), atol=1e-6)
+        assert not bool((expected[torch.arange(len(gold)), found[name].drawn] == 0).any())
+        words = 60
+        row = measures.of_tokens(found[name], found[name], gold, 20, words)
+        nats = sum(-math.log((float(x) + row["epsilon"]) / (1 + 20 * row["epsilon"])) for x in right)
+        assert row["perplexity"] == pytest.approx(math.exp(nats / words), rel=1e-5)
+        assert row["token perplexity"] == pytest.approx(math.exp(nats / len(gold)), rel=1e-5)
+        drawn, text = found[name].drawn.tolist(), gold.tolist()
+        before = [drawn[t] in text[max(0, t - 16) : t] for t in range(len(text))]
+        assert row["rep@16"] == pytest.approx(sum(before) / len(text))
+        wrong = [hit and drawn[t] != text[t] for t, hit in enumerate(before)]
+        assert row["wrep@16"] == pytest.approx(sum(wrong) / len(text))
+        assert row["rep"] == pytest.approx(sum(row[f"rep@{w}"] for w in measures.WINDOWS) / 4)
+    assert found["top-k"].kept.max() == 3
+
+
+def test_the_best_of_each_kind_is_chosen(task: Training) -> None:
+    stream = Stream(torch.randint(20, (8 * 13 + 1,)), 8)
+    chosen = measures.choose(task, stream, 100)
+    for name, kind in METHODS.items():
+        found, _ = measures.follow(task, stream, 100, {str(method): method for method in kind}, seed=0)
+        scores = {method: float(found[str(method)].score.double().mean()) for method in kind}
+        assert scores[chosen[name]] == pytest.approx(max(scores.values()), abs=1e-7)
+        assert len(kind) == 1 or max(scores.values()) > min(scores.values()) + 1e-3
+
+
+@pytest.mark.parametrize("length", [1, 3])
+def test_texts_are_written_by_the_model_that_sees_all_of_them(task: Training, length: int) -> None:
+    """Greedily, token by token with what was kept of the past, as with whole texts at every step."""
+    prompts = torch.randint(20, (5, length))
+    found = generation.continued(task, prompts, 8 - length, Greedy(), torch.Generator().manual_seed(0))
+    whole = prompts
+    with torch.no_grad():
+        while whole.shape[1] < 8:
+            whole = torch.cat([whole, task.scores(task.model(whole)[:, -1:]).argmax(-1)], 1)
+    assert torch.equal(found, whole[:, length:])
+    drawn = [
+        generation.continued(task, prompts, 8 - length, Untruncated(), torch.Generator().manual_seed(seed))
+        for seed in (0, 0, 1)
+    ]
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
+
+
+def test_draws_follow_the_method(task: Training) -> None:
+    prompts = torch.randint(20, (1, 3)).expand(4000, 3)
+    drawn = generation.continued(task, prompts, 1, TopK(3), torch.Generator().manual_seed(0))[:, 0]
+    with torch.no_grad():
+        p = task.head.probabilities(task.scores(task.model(prompts[:1])[:, -1]))
+    shares = torch.bincount(drawn, minlength=20) / 4000
+    assert torch.allclose(shares, distribution(p, TopK(3))[0], atol=0.03)
+
+
+def test_statistics_of_samples() -> None:
+    repeated = ["a", "b", "c", "d", "a", "b", "c", "d", "a"]  # six 4-grams, four of them different
+    found = measures.of_samples([repeated, list("wxyz"), ["a", "b"]])
+    assert found["repeated 4-grams"] == pytest.approx((2 / 6 + 0) / 2)
+    assert found["distinct-1"] == pytest.approx(8 / 15)
+    assert found["distinct-2"] == pytest.approx(7 / 12)
+    assert measures.of_samples([["a"]])["repeated 4-grams"] == 0

@@ -1,0 +1,1 @@
+"""A recipe for tests of `tsallis predict`: it has none."""
