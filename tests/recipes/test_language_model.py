@@ -224,11 +224,11 @@ def test_sampling_methods_side_by_side(smoke) -> None:
     results, _, folder = smoke
     runs = finished_runs(SMOKE, results, folder)
     details = recipe.details(runs)
-    rows = details.pop("Sampling methods")
+    rows = details.pop("Sampling methods, on 128 tokens of test text")
     assert [row["sampling"].split()[0] for row in rows] == ["untruncated", "top-k", "nucleus", "greedy"] * 4 + ["human"]
     assert all(set(row) == set(rows[0]) for row in rows)
     assert rows[-1]["wrep"] == "0.0000"
-    assert rows[-1]["perplexity"] == "-"
+    assert rows[-1]["epsilon-perplexity"] == "-"
     assert float(rows[3]["kept"]) == 1
     assert len(details) == 2
     for number, (title, texts) in enumerate(details.items(), 1):
