@@ -129,6 +129,20 @@ def tsallis_exp(y: Tensor, alpha: Tensor) -> Tensor:
     """[1 + a y]_+ ^ (1/a), the inverse of the deformed logarithm; e^y at alpha = 1, and 0 at y = -inf (a masked
     entry).
     """
+    inside, exponent = _tsallis_exponent(y, alpha)
+    return torch.where(inside, exponent.exp(), 0.0)
+
+
+def log_tsallis_exp(y: Tensor, alpha: Tensor) -> Tensor:
+    """The logarithm of `tsallis_exp`, -inf where that is zero and only there: what would be too small for a number is
+    not.
+    """
+    inside, exponent = _tsallis_exponent(y, alpha)
+    return torch.where(inside, exponent, -torch.inf)
+
+
+def _tsallis_exponent(y: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
+    """Where 1 + a y > 0, and log(1 + a y)/a there, else 0."""
     a = alpha - 1
     kept = y > -torch.inf
     x = a * torch.where(kept, y, 0.0)
@@ -136,4 +150,4 @@ def tsallis_exp(y: Tensor, alpha: Tensor) -> Tensor:
     x = torch.where(inside, x, 0.0)
     # log1p(x)/x loses nothing near x = 0, and 1 + x is exact near the edge of the support, x = -1.
     ratio = torch.where(x == 0, 1.0, torch.log1p(x) / torch.where(x == 0, 1.0, x))
-    return torch.where(inside, (torch.where(inside, y, 0.0) * ratio).exp(), 0.0)
+    return inside, torch.where(inside, y, 0.0) * ratio

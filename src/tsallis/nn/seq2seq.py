@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.errors import ParameterError, ShapeError
-from ..mappings import entmax
+from ..mappings.entmax import log_entmax
 from .losses import LinearEntmaxLoss
 
 # Where sequences of a batch are over: no token has this number.
@@ -94,9 +94,8 @@ class Seq2Seq(nn.Module, ABC):
         return self.output(self.hidden(*self._both(source, target)), target)
 
     def log_probs(self, scores: Tensor) -> Tensor:
-        """Natural logarithms of the output's probabilities, -inf for zero."""
-        # Of softmax nothing is zero, however small.
-        return scores.log_softmax(-1) if self.output_alpha == 1 else entmax(scores, self.output_alpha).log()
+        """Natural logarithms of the output's probabilities, -inf for exact zeros only; half precision is widened."""
+        return log_entmax(scores, self.output_alpha)
 
     def step(self, tokens: Tensor, state: Any) -> tuple[Tensor, Any]:
         """One step of a search (`ts.decoding`): log-probabilities (R, V) of what follows the tokens (R,), and the state

@@ -9,8 +9,7 @@ from transformers import LogitsProcessor, LogitsProcessorList
 
 from ...core.errors import ParameterError
 from ...core.inputs import is_number
-from ...core.mapping import HALF
-from ...mappings import entmax
+from ...mappings.entmax import log_entmax
 
 # What else than entmax may choose among tokens, and the values at which each does nothing. Processors of some are added
 # by `generate` behind those that a caller passes.
@@ -20,13 +19,6 @@ NEUTRAL: dict[str, Any] = {
 }  # fmt: skip
 # A beam search of `generate` that ranks by probability, and stops where no prefix can exceed what it found.
 BY_PROBABILITY: dict[str, Any] = {"length_penalty": 0.0, "early_stopping": "never"}
-
-
-def log_entmax(scores: Tensor, alpha: float) -> Tensor:
-    """Logarithm of entmax over the last dimension, -inf for zero; half precision is widened."""
-    scores = scores.float() if scores.dtype in HALF else scores
-    # Small probabilities of softmax would become zeros on the way, which are proofs to a search.
-    return scores.log_softmax(-1) if alpha == 1 else entmax(scores, alpha).log()
 
 
 def checked_alpha(alpha: object) -> float:
@@ -70,7 +62,7 @@ class EntmaxLogitsProcessor(LogitsProcessor):
         self.alpha = checked_alpha(alpha)
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        return log_entmax(scores, self.alpha).to(scores.dtype)
+        return log_entmax(scores, self.alpha, scores.dtype)
 
     def __repr__(self) -> str:
         return f"EntmaxLogitsProcessor(alpha={self.alpha})"

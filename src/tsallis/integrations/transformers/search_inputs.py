@@ -21,7 +21,8 @@ from transformers.generation.logits_process import (
 from transformers.generation.stopping_criteria import EosTokenCriteria, MaxLengthCriteria
 
 from ...core.errors import ParameterError
-from .generation import EntmaxLogitsProcessor, checked_alpha, log_entmax
+from ...mappings.entmax import log_entmax
+from .generation import EntmaxLogitsProcessor, checked_alpha
 from .rows import Rows, chosen
 from .search_step import CACHES
 
