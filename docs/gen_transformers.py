@@ -59,12 +59,12 @@ found.sequences, found.probabilities, [str(c) for c in found.certificates]
 | In transformers | What happens | Here |
 |--|--|--|
 | do_sample=True | top_k = 50 cuts larger supports, behind all processors | `generation_options` sets 0 |
-| a model's generation configuration | its temperature, top_p and others hold | `generation_options` resets them |
+| a model's generation configuration | its beams, temperature, penalties hold | `generation_options` resets them |
 | num_beams | ranks by log-probability divided by length | `generation_options` sets length_penalty = 0 |
 | max_new_tokens | mass is left open | certificates count it |
 | use_cache=False, as Trainer leaves it | the whole prefix is run again at each step | `certified_search` caches |
 | model.train(), as Trainer leaves it | dropout | `certified_search` refuses |
-| logits processors | another distribution | certificates are UNKNOWN, or speak of that one |
+| logits processors | another distribution | certificates are UNKNOWN with a warning, or speak of that one |
 
 ::: tsallis.integrations.transformers.search.certified_search
 

@@ -10,7 +10,13 @@ import torch
 
 pytest.importorskip("transformers")
 
-from transformers import LogitsProcessorList, TopKLogitsWarper
+from transformers import (
+    BartConfig,
+    BartForConditionalGeneration,
+    GenerationConfig,
+    LogitsProcessorList,
+    TopKLogitsWarper,
+)
 from transformers.utils import logging
 
 import tsallis as ts
@@ -89,6 +95,7 @@ def test_generate_adds_top_k_behind_it() -> None:
     "options",
     [
         {"top_k": 50}, {"top_p": 0.9}, {"temperature": 0.7}, {"renormalize_logits": True}, {"min_p": 0.1},
+        {"num_beam_groups": 2}, {"penalty_alpha": 0.6}, {"generation_config": GenerationConfig(num_beams=4)},
         {"num_beams": 2, "length_penalty": 1.0}, {"num_beams": 2, "early_stopping": True},
         {"logits_processor": [EntmaxLogitsProcessor()]},
     ],
@@ -97,6 +104,52 @@ def test_generate_adds_top_k_behind_it() -> None:
 def test_options_that_change_the_distribution_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ParameterError, match=list(options)[-1]):
         generation_options(1.5, do_sample=True, **options)
+
+
+def test_a_configuration_for_softmax_is_reset() -> None:
+    model = gpt2()
+    plain = model.generate(**batch(PROMPTS, model), max_new_tokens=6, **generation_options(2.0))
+    written = {
+        "num_beams": 4, "length_penalty": 2.0, "early_stopping": True, "no_repeat_ngram_size": 1, "min_length": 8,
+        "repetition_penalty": 1.5, "bad_words_ids": [[3]], "exponential_decay_length_penalty": (1, 1.5),
+    }  # fmt: skip
+    for name, value in written.items():
+        setattr(model.generation_config, name, value)
+    assert len(taken(model)) == 5
+    assert taken(model, **generation_options(2.0)) == ["EntmaxLogitsProcessor"]
+    found = model.generate(**batch(PROMPTS, model), max_new_tokens=6, **generation_options(2.0))
+    assert torch.equal(found, plain)
+    assert not torch.equal(model.generate(**batch(PROMPTS, model), max_new_tokens=6), plain)
+    # What a caller asks for is kept, and entmax is of what it leaves.
+    kept = ["NoRepeatNGramLogitsProcessor", "EntmaxLogitsProcessor"]
+    assert taken(model, **generation_options(2.0, no_repeat_ngram_size=2)) == kept
+
+
+def test_beams_of_a_summariser_rank_by_probability() -> None:
+    """The configuration of BART's summarisers; what it forces says how its texts end, and stays."""
+    config = BartConfig(
+        vocab_size=WORDS, d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
+        decoder_attention_heads=2, encoder_ffn_dim=32, decoder_ffn_dim=32, max_position_embeddings=32, pad_token_id=0,
+        bos_token_id=1, eos_token_id=EOS, decoder_start_token_id=1, forced_bos_token_id=None,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = BartForConditionalGeneration(config).double().eval()
+    for name, value in {"num_beams": 4, "length_penalty": 2.0, "no_repeat_ngram_size": 3, "min_length": 2}.items():
+        setattr(model.generation_config, name, value)
+    model.generation_config.forced_eos_token_id = EOS
+
+    def generated(**options: Any) -> Any:
+        given = {"max_new_tokens": 4, "output_scores": True, "return_dict_in_generate": True}
+        return model.generate(**batch([PROMPTS[1]], model), **given, **options)
+
+    assert taken(model, **generation_options(1.5)) == ["ForcedEOSTokenLogitsProcessor", "EntmaxLogitsProcessor"]
+    found = generated(**generation_options(1.5, num_beams=3))
+    # The sum of logarithms along the sequence, without division by length.
+    steps = model.compute_transition_scores(
+        found.sequences, found.scores, found.beam_indices, normalize_logits=False
+    ).sum()
+    assert found.sequences_scores.item() == pytest.approx(steps.item(), rel=1e-6)
+    assert "sequences_scores" not in generated(**generation_options(1.5))
 
 
 def test_options_pass_through() -> None:

@@ -298,12 +298,17 @@ def test_the_default_length_penalty_is_none_and_others_prove_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    "options",
-    [{"min_new_tokens": 3}, {"no_repeat_ngram_size": 1}, {"suppress_tokens": [5]}, {"forced_eos_token_id": EOS}],
-)
-def test_processors_prove_nothing_of_the_model(options: dict[str, Any]) -> None:
+    ("option", "value", "name"),
+    [
+        ("min_new_tokens", 3, "MinNewTokensLength"), ("no_repeat_ngram_size", 1, "NoRepeatNGram"),
+        ("suppress_tokens", [5], "SuppressTokens"), ("forced_eos_token_id", EOS, "ForcedEOSToken"),
+    ],
+)  # fmt: skip
+def test_processors_prove_nothing_of_the_model(option: str, value: Any, name: str) -> None:
     model = model_of("gpt2")
-    plain, found = search(model), search(model, **options)
+    plain = search(model)
+    with pytest.warns(UserWarning, match=rf"generate has .*{name}LogitsProcessor, which.*=None.*certify_processed"):
+        found = search(model, **{option: value})
     assert found.hypotheses != plain.hypotheses
     for certificate in found.certificates:
         assert certificate.status == Status.UNKNOWN
@@ -353,7 +358,8 @@ def test_processors_that_a_search_cannot_use() -> None:
     with pytest.raises(ParameterError, match="one of them"):
         search(model, alpha=1.5, mapping=ts.softmax)
     # Entmax does not change when scores are shifted, but nobody knows that of a processor.
-    found = search(model, logits_processor=[Shift()])
+    with pytest.warns(UserWarning, match="generate has Shift, which"):
+        found = search(model, logits_processor=[Shift()])
     assert [c.status for c in found.certificates] == [Status.UNKNOWN] * 3
     assert torch.equal(found.sequences, search(model).sequences)
 

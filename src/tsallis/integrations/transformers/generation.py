@@ -17,6 +17,19 @@ NEUTRAL: dict[str, Any] = {
     "temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": None, "top_h": None, "typical_p": 1.0,
     "epsilon_cutoff": 0.0, "eta_cutoff": 0.0, "watermarking_config": None, "renormalize_logits": False,
 }  # fmt: skip
+# What changes scores before entmax sees them, and the values at which each does nothing. Where a caller asks for such a
+# thing, entmax is of what it leaves; where only a configuration does, written for softmax, it is not wanted. Not here:
+# forced and suppressed tokens, which say how texts of a model begin and end.
+BEFORE: dict[str, Any] = {
+    "repetition_penalty": 1.0, "encoder_repetition_penalty": 1.0, "no_repeat_ngram_size": 0,
+    "encoder_no_repeat_ngram_size": 0, "exponential_decay_length_penalty": None, "min_length": 0,
+    "min_new_tokens": None, "bad_words_ids": None, "sequence_bias": None, "guidance_scale": None,
+}  # fmt: skip
+# Searches that choose by something else than probability. A configuration with these has `generate` raise.
+OTHER_SEARCHES: dict[str, Any] = {
+    "num_beam_groups": 1, "diversity_penalty": 0.0, "penalty_alpha": None, "dola_layers": None, "constraints": None,
+    "force_words_ids": None,
+}  # fmt: skip
 # A beam search of `generate` that ranks by probability, and stops where no prefix can exceed what it found.
 BY_PROBABILITY: dict[str, Any] = {"length_penalty": 0.0, "early_stopping": "never"}
 
@@ -69,7 +82,13 @@ class EntmaxLogitsProcessor(LogitsProcessor):
 
 
 def generation_options(alpha: float | Tensor = 1.5, **options: Any) -> dict[str, Any]:
-    """Arguments for `model.generate` with which tokens are chosen by entmax and by nothing else.
+    """Arguments for `model.generate` with which tokens are chosen by entmax and by nothing else, whatever a model's
+    generation configuration says.
+
+    The number of beams is among them, 1 unless given, and what would change scores before entmax is set to do nothing:
+    repetition_penalty, no_repeat_ngram_size, min_length and the like. Given as options, those are kept, and
+    entmax is of the scores that they leave. Of a model's configuration stay its lengths, do_sample where that is not
+    given, and tokens that it forces (forced_bos_token_id, forced_eos_token_id) or suppresses.
 
     Args:
         alpha: of entmax.
@@ -80,7 +99,8 @@ def generation_options(alpha: float | Tensor = 1.5, **options: Any) -> dict[str,
         rescaling the distribution: top_k = 0 among them, and length_penalty = 0 where it searches with beams.
 
     Raises:
-        ParameterError: an option that would change the distribution.
+        ParameterError: an option that would change what entmax gave or choose by something else, as top_k or
+            num_beam_groups; a generation_config, which could hide such.
 
     Example:
         >>> from tsallis.integrations.transformers import generation_options
@@ -90,8 +110,14 @@ def generation_options(alpha: float | Tensor = 1.5, **options: Any) -> dict[str,
     """
     # Without do_sample a model's own configuration decides; with False `generate` complains of what concerns draws.
     fixed = dict(NEUTRAL if options.get("do_sample") is not False else {"renormalize_logits": False})
-    fixed |= BY_PROBABILITY if (options.get("num_beams") or 1) > 1 else {}
-    for name, neutral in fixed.items():
+    beams = options.get("num_beams") or 1
+    fixed |= BY_PROBABILITY if beams > 1 else {}
+    if options.get("generation_config") is not None:
+        raise ParameterError(
+            "generation_config", "options by their names: what it says might change what entmax gives",
+            "Pass those of its values that are wanted, max_new_tokens=40 for example",
+        )  # fmt: skip
+    for name, neutral in (fixed | OTHER_SEARCHES).items():
         if options.get(name, neutral) not in (neutral, None):
             raise ParameterError(
                 f"{name}={options[name]!r}", f"{neutral!r}, as anything else changes what entmax gives",
@@ -101,4 +127,4 @@ def generation_options(alpha: float | Tensor = 1.5, **options: Any) -> dict[str,
     if any(isinstance(p, EntmaxLogitsProcessor) for p in processors):
         raise ParameterError("logits_processor with an entmax", "others only", "Leave it out: this adds one")
     processors.append(EntmaxLogitsProcessor(alpha))
-    return options | fixed | {"logits_processor": processors}
+    return BEFORE | options | fixed | {"num_beams": beams, "logits_processor": processors}

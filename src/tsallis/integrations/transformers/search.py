@@ -86,8 +86,9 @@ def certified_search(
         max_prefixes: of the exact search.
         cached: False runs the model on whole prefixes: slow, for models whose cache has no rows.
         certify_processed: certificates speak of the model without logits processors, and are UNKNOWN where `generate`
-            has any. True makes them speak of the model with its processors, which must then depend on nothing but the
-            tokens and scores of a row.
+            has any, with a warning that names them. True makes them speak of the model with its processors, which must
+            then depend on nothing but the tokens and scores of a row. A model's configuration may bring some: that of
+            BART has forced_eos_token_id, with which every prefix ends at the greatest length and no mass is left open.
         model_kwargs: what the model is given.
 
     Returns:
@@ -141,6 +142,12 @@ def certified_search(
         found = replace(further, rows=found.rows + further.rows)
     certificates = found.certificates
     if processed and not certify_processed:
+        warnings.warn(
+            f"Nothing is certified of the model: generate has {', '.join(processed)}, which change its distribution. "
+            "Set the options that they come from to None, also those of model.generation_config, as "
+            "forced_eos_token_id=None; or pass certify_processed=True for certificates of the model with them.",
+            stacklevel=2,
+        )
         certificates = [_unknown(certificate) for certificate in certificates]
     hypotheses = [
         [replace(h, tokens=step.ended(example, h.tokens)) for h in each]

@@ -40,8 +40,8 @@ def scorer(
     processors: LogitsProcessorList,
     alpha: float | Tensor | None,
     mapping: Callable[[Tensor], Tensor] | None,
-) -> tuple[Score, bool]:
-    """From processed scores to log-probabilities; and whether anything but that changes the model's distribution."""
+) -> tuple[Score, list[str]]:
+    """From processed scores to log-probabilities; and the names of what else changes the model's distribution."""
     if model.training:
         raise ParameterError(
             f"a {type(model).__name__} in training", "one in evaluation: dropout makes other scores each time",
@@ -66,12 +66,13 @@ def scorer(
             raise ParameterError(
                 "alpha or mapping, and an EntmaxLogitsProcessor", "one of them", "Leave the processor out"
             )
-        return _same, len(processors) > 1
+        return _same, [type(p).__name__ for p in processors[:-1]]
+    others = [type(p).__name__ for p in processors]
     if mapping is not None:
         if alpha is not None:
             raise ParameterError("alpha and mapping", "one of them", "Leave alpha out")
-        return partial(_log_of, mapping), bool(processors)
-    return partial(log_entmax, alpha=checked_alpha(1.5 if alpha is None else alpha)), bool(processors)
+        return partial(_log_of, mapping), others
+    return partial(log_entmax, alpha=checked_alpha(1.5 if alpha is None else alpha)), others
 
 
 def _same(log_probs: Tensor) -> Tensor:
