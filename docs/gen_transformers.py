@@ -35,15 +35,17 @@ The output layer can be sparse too: train it with the loss that belongs to entma
 
 ```python
 from transformers import AutoModelForCausalLM, Trainer
-from tsallis.integrations.transformers import certified_search, generation_options, trainer_loss
+from tsallis.integrations.transformers import certified_search, check_trainer, generation_options, trainer_loss
 
 model = AutoModelForCausalLM.from_pretrained("openai-community/gpt2")
 model.loss_type = "ForCausalLM"
-trainer = Trainer(model, arguments, train_dataset=texts, compute_loss_func=trainer_loss(1.5))
+trainer = check_trainer(Trainer(model, arguments, train_dataset=texts, compute_loss_func=trainer_loss(1.5)))
 trainer.train()
 ```
 
 ::: tsallis.integrations.transformers.training.trainer_loss
+
+::: tsallis.integrations.transformers.training.check_trainer
 
 ## Generation
 

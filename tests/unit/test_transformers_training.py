@@ -23,9 +23,9 @@ from transformers.utils.generic import ModelOutput
 
 import tsallis as ts
 from tsallis.core.errors import ParameterError, ShapeError
-from tsallis.integrations.transformers import TrainerLoss, trainer_loss
+from tsallis.integrations.transformers import TrainerLoss, check_trainer, trainer_loss
 
-from .transformers_oracle import EOS, PAD, WORDS, gpt2, t5
+from .transformers_oracle import EOS, PAD, WORDS, gpt2, pair, t5
 
 
 @pytest.fixture(autouse=True)
@@ -242,18 +242,73 @@ def test_trainer_counts_too_many_where_a_class_is_not_named_for_causal_lm(tmp_pa
     assert loss.items == [15]
 
 
+def steady_pair() -> Any:
+    model = pair()
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    return model
+
+
+@pytest.mark.parametrize("make", [t5, steady_pair])
 @pytest.mark.parametrize("size", [4, 1])
-def test_models_with_an_encoder(size: int, tmp_path: Any) -> None:
+def test_models_with_an_encoder(size: int, make: Any, tmp_path: Any) -> None:
     loss = Recorded(trainer_loss(2.0))
-    trainer = trained(tmp_path, t5, loss, seq2seq, size=size)
+    trainer = trained(tmp_path, make, loss, seq2seq, size=size)
     assert loss.items == [15] * (4 // size)
     assert set(loss.names) == {"Seq2SeqLMOutput"}
-    same(trainer.model, step_by_hand(t5, seq2seq, 2.0, 0.0, shift=False))
+    same(trainer.model, step_by_hand(make, seq2seq, 2.0, 0.0, shift=False))
 
 
-def test_labels_are_taken_from_models_that_need_them(tmp_path: Any) -> None:
+@pytest.mark.parametrize("make", [t5, steady_pair])
+def test_labels_are_taken_from_models_that_need_them(make: Any, tmp_path: Any) -> None:
     with pytest.raises(ValueError, match="exactly one of input_ids or inputs_embeds"):
-        trained(tmp_path, t5, trainer_loss(), collated)
+        trained(tmp_path, make, trainer_loss(), collated)
+
+
+def test_trainer_has_no_count_without_labels_and_zero_of_ignored_ones(tmp_path: Any) -> None:
+    loss = Recorded(trainer_loss())
+    with pytest.raises(ShapeError, match="labels None"):
+        trained(tmp_path, causal, loss, lambda rows: {k: v for k, v in collated(rows).items() if k != "labels"})
+    assert loss.items == [None]
+    loss = Recorded(trainer_loss())
+    trainer = trained(tmp_path, causal, loss, lambda rows: (m := collated(rows)) | {"labels": 0 * m["labels"] - 100})
+    assert loss.items == [0]
+    same(trainer.model, {name: p.detach() for name, p in causal().named_parameters()})
+
+
+def test_check_trainer(tmp_path: Any) -> None:
+    def checked(make: Any, loss: Any, **options: Any) -> None:
+        trainer = trained(tmp_path, make, loss, seq2seq if make is t5 else collated, **options)
+        assert check_trainer(trainer) is trainer
+
+    checked(causal, trainer_loss())
+    checked(causal, trainer_loss(shift=True))
+    checked(t5, trainer_loss())
+    checked(gpt2, trainer_loss(shift=False))
+    with pytest.raises(ParameterError, match=r"label_smoothing_factor=0\.2.*trainer_loss\(label_smoothing=0\.2"):
+        checked(causal, trainer_loss(), label_smoothing_factor=0.2)
+    with pytest.raises(ParameterError, match=r"GPT2LMHeadModel.*counts the first label.*ForCausalLM"):
+        checked(gpt2, trainer_loss())
+    with pytest.raises(ParameterError, match=r"leaves out the first label.*trainer_loss\(shift=True\)"):
+        checked(causal, trainer_loss(shift=False))
+    with pytest.raises(ParameterError, match="with compute_loss_func="):
+        checked(causal, Recorded(trainer_loss()))
+
+
+@pytest.mark.parametrize("alpha", [1.5, 2.0])
+def test_the_optimum_with_smoothing_is_dense(alpha: float) -> None:
+    label, words = torch.tensor([3]), 20
+    smoothed = torch.full((words,), 0.1 / words, dtype=torch.float64)
+    smoothed[label] += 0.9
+    certain = nn.functional.one_hot(label[0], words).double()
+    # Scores whose entmax is p; the loss is convex, so that it is least where its gradient is zero.
+    for eps, p, least in ((0.1, smoothed, True), (0.1, certain, False), (0.0, certain, True)):
+        z = (p ** (alpha - 1) / (alpha - 1)).requires_grad_()
+        torch.testing.assert_close(ts.entmax(z.detach(), alpha), p)
+        trainer_loss(alpha, label_smoothing=eps, shift=False)((z[None],), label).backward()
+        assert z.grad is not None
+        assert (z.grad.abs().max() < 1e-9) == least
 
 
 def test_the_smoothing_of_trainer_is_ignored(tmp_path: Any) -> None:

@@ -12,7 +12,7 @@ from .cache import PagedKeyValues
 from .generation import EntmaxLogitsProcessor, generation_options
 from .model import alpha_parameters, alphas, sparsify
 from .search import CertifiedOutput, certified_search
-from .training import TrainerLoss, trainer_loss
+from .training import TrainerLoss, check_trainer, trainer_loss
 
 __all__ = [
     "CertifiedOutput",
@@ -23,6 +23,7 @@ __all__ = [
     "alpha_parameters",
     "alphas",
     "certified_search",
+    "check_trainer",
     "generation_options",
     "register",
     "seen_weights",

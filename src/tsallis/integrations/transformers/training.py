@@ -8,6 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import Trainer
+from transformers.loss.loss_utils import LOSS_MAPPING, ForCausalLMLoss
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from ...core.errors import ParameterError, ShapeError
 from ...core.mapping import HALF
@@ -92,12 +95,16 @@ def trainer_loss(
     those from the data collator, `DataCollatorForSeq2Seq(tokenizer, model=model)` for example. Its own argument
     label_smoothing_factor has no effect then. Of causal models Trainer knows by the name of their class that the first
     label of a text does not count; of others, such as GPT2LMHeadModel, it counts one label too many for each text
-    unless `model.loss_type = "ForCausalLM"` is set before.
+    unless `model.loss_type = "ForCausalLM"` is set before. `check_trainer` refuses both.
+
+    With label smoothing the loss is least where entmax gives the smoothed targets themselves, every class at least
+    eps/V: the optimum is dense for every alpha, and a model meant to have zeros, for searches with proofs, is trained
+    away from them.
 
     Args:
         alpha: a number above 0. A learned one is refused: the loss falls as alpha rises, whatever the scores are, and
             alpha would only run to the end of its interval.
-        label_smoothing: as in `ts.entmax_loss`: (1 - eps) t + eps q, q uniform.
+        label_smoothing: eps as in `ts.entmax_loss`: targets (1 - eps) t + eps q, q uniform over the V classes.
         shift: whether scores at each place are of the next token; None to know it from the type of the model's outputs.
 
     Returns:
@@ -136,3 +143,57 @@ def trainer_loss(
     if not number:
         raise ParameterError("alpha=0", "a number above 0: at 0 the loss is not finite", "Pass 1 for cross-entropy")
     return TrainerLoss(number, smoothing_amount(label_smoothing), shift)
+
+
+def check_trainer(trainer: Trainer) -> Trainer:
+    """Refuse settings that a Trainer with a `trainer_loss` would silently take for others.
+
+    Its label_smoothing_factor has no effect beside a function for the loss; and it must count the labels that the
+    function sums over: those behind the first of each text exactly if scores are of the next token. Of models whose
+    class does not say so, and of a loss that leaves it to their outputs, nothing is known before they run: they pass.
+
+    Args:
+        trainer: made with compute_loss_func=trainer_loss(...). What it does with a model it decides when it is made:
+            `model.loss_type` has to be set before.
+
+    Returns:
+        the trainer.
+
+    Raises:
+        ParameterError: another loss, a label_smoothing_factor other than 0, labels that are not counted as the loss
+            sums them.
+
+    Example:
+        >>> from tsallis.integrations.transformers import check_trainer, trainer_loss
+        >>> check_trainer(Trainer(model, arguments, compute_loss_func=trainer_loss(1.5)))  # doctest: +SKIP
+    """
+    loss, smoothing = trainer.compute_loss_func, trainer.args.label_smoothing_factor
+    if not isinstance(loss, TrainerLoss):
+        raise ParameterError(
+            f"a Trainer with compute_loss_func={loss!r}", "a trainer_loss",
+            "Make it with compute_loss_func=trainer_loss(1.5)",
+        )  # fmt: skip
+    if smoothing:
+        raise ParameterError(
+            f"label_smoothing_factor={smoothing}", "0, as it has no effect beside a compute_loss_func",
+            f"Leave it out and pass trainer_loss(label_smoothing={smoothing}); its optimum has no zeros",
+        )  # fmt: skip
+    model: Any = trainer.accelerator.unwrap_model(trainer.model)
+    if hasattr(model, "get_base_model"):
+        # An adapter of peft stands around it.
+        model = model.get_base_model()
+    shifts = loss.shift
+    if shifts is None and type(model).__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values():
+        shifts = True
+    encoder = getattr(getattr(model, "config", None), "is_encoder_decoder", False)
+    kind = getattr(model, "loss_type", None)
+    counts = LOSS_MAPPING.get(str(kind)) is ForCausalLMLoss and not encoder
+    if shifts is not None and shifts != counts:
+        name = type(model).__name__
+        raise ParameterError(
+            f"a {name} of loss_type {kind!r}, of which Trainer {'leaves out' if counts else 'counts'} the first label "
+            "of each text", f"the labels that the loss sums over, which {'have not' if shifts else 'have'} those",
+            f'Set model.loss_type = "ForCausalLM" before Trainer is made, or pass trainer_loss(shift={counts})'
+            if shifts else f"Pass trainer_loss(shift={counts}), or set another model.loss_type before",
+        )  # fmt: skip
+    return trainer
