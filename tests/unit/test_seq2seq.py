@@ -287,6 +287,16 @@ def test_models_are_saved_and_copied(kind: str) -> None:
         assert copied.output.weight is copied.target.weight is copied.source.weight
 
 
+def test_logarithms_have_no_zeros_but_those_of_entmax() -> None:
+    scores = torch.tensor([0.0, -30.0, -60.0, -99.0, -101.0])
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        found = made("lstm", output=1.01).log_probs(scores.to(dtype))
+        expected = 100 * torch.log1p(scores.to(dtype).double() / 100)[:4]
+        assert found.dtype == torch.float32
+        torch.testing.assert_close(found[:4].double(), expected, rtol=1e-5, atol=1e-5)
+        assert found[4] == -torch.inf
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_other_precisions(kind: str, dtype: torch.dtype) -> None:

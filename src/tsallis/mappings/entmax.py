@@ -110,7 +110,7 @@ def log_entmax(z: Tensor, alpha: float, dtype: torch.dtype | None = None) -> Ten
     """Logarithm of entmax over the last dimension, -inf where a probability is zero and only there: a search takes
     zeros for proofs, and those that are too small for a number are none.
 
-    Made for searches: as with `torch.log`, gradients of rows with zeros are NaN for most alphas.
+    Made for searches: in rows with zeros its gradients are not defined.
 
     Args:
         z: scores, with entries of -inf where something is masked.
@@ -121,7 +121,8 @@ def log_entmax(z: Tensor, alpha: float, dtype: torch.dtype | None = None) -> Ten
     z = z.float() if z.dtype in HALF else z
     dtype = dtype or z.dtype
     if alpha == 1:
-        log = z.log_softmax(-1)
+        # A row without a finite score has no probabilities, here as in `entmax`; log_softmax would have NaN.
+        log = z.log_softmax(-1).masked_fill(z == -torch.inf, -torch.inf)
     else:
         p = entmax(z, alpha)
         small = _may_underflow(z, alpha)
