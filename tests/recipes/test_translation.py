@@ -214,7 +214,8 @@ def test_smoke(smoke) -> None:
     answers = {row["question"]: row["answer"] for row in found["Found in the heads: learned alpha, seed 0"]}
     assert "quarter" in answers["Alphas further than 0.05 from 1.5"]
     assert len(answers) == 5
-    assert "fixed" in found["Found in the heads: fixed, seed 0"][0]["answer"]
+    # The first head follows a pattern, which is no finding.
+    assert "encoder layer 0 head 1" in found["Found in the heads: fixed, seed 0"][0]["answer"]
     assert all("version:" in row["signature"] for row in found["Signatures"])
 
 
