@@ -235,8 +235,8 @@ def test_kinds_are_found_among_heads_that_could_be_of_them() -> None:
     assert found == {
         "Positional, encoder": "1 of 3 heads from 80% on; the best has 90.0% at -1: encoder layer 0 head 1, alpha 1.50",
         "Positional, decoder": "1 of 2 heads from 80% on; the best has 85.0% at +0: decoder layer 0 head 0, alpha 1.50",
-        "Merging pieces of a word, not positional": "1 of 2 heads from 50% on; the best has 70.0%: encoder layer 0 head "
-        "2, alpha 1.50",
+        "Merging pieces of a word, not positional": "1 of 2 heads from 50% on; the best has 70.0%: encoder layer 0 "
+        "head 2, alpha 1.50",
         "Looking at the mark of questions": "1 of 3 heads from 10% on; the best has 20.0%: encoder layer 0 head 2, "
         "alpha 1.50",
     }
