@@ -148,7 +148,8 @@ def test_a_refused_command_leaves_its_place_free(tmp_path: Path, capsys: pytest.
     [
         (
             ["run", "nonsense"],
-            "Recipe 'nonsense'. Expected one of: bitvector_vae, language_model, parser, signal_game, sst2, ssvae",
+            "Recipe 'nonsense'. Expected one of: bitvector_vae, inflection, language_model, parser, signal_game, sst2, "
+            "ssvae, translation",
         ),
         (["run", "ssvae", "--preset", "nonsense"], "Preset 'nonsense'. Expected one of: default, mnist, paper, smoke"),
         (["run", "ssvae", "--epoch", "3"], "Perhaps epochs was meant"),

@@ -55,12 +55,12 @@ def test_text_from_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         load(replace(config, data_dir=None))
     wikitext(tmp_path, "b a b\n\n a b c\n" * 3)
     text = load(config)
-    # The most frequent first, ties in alphabetical order: b, <eos>, a, c.
+    # The most frequent first, ties in alphabetical order: <eos>, b, a, c. A blank line has an end too.
     assert END < "a"
-    assert text.train.tokens[:8].tolist() == [0, 2, 0, 1, 2, 0, 3, 1]
+    assert text.train.tokens[:9].tolist() == [1, 2, 1, 0, 0, 2, 1, 3, 0]
     assert text.words == 4
-    assert text.vocabulary.words([3, 1]) == ["c", END]
-    assert json.loads(text.vocabulary.save()) == ["b", END, "a", "c"]
+    assert text.vocabulary.words([3, 0]) == ["c", END]
+    assert json.loads(text.vocabulary.save()) == [END, "b", "a", "c"]
     with pytest.raises(DataError, match="Lower context"):
         load(replace(config, context=100))
     (tmp_path / "wikitext-2" / "train.txt").write_bytes(b"\xff\xfe")
@@ -91,7 +91,7 @@ def test_wikitext() -> None:
     text = load(Config(dataset="wikitext-2", pieces=0))
     assert text.words == 33_278
     sizes = [len(part.tokens) for part in (text.train, text.validation, text.test)]
-    assert sizes == [2_075_677, 216_347, 244_102]
+    assert sizes == [2_088_628, 217_646, 245_569]
 
 
 def test_an_epoch_goes_on_where_the_last_ended_and_a_pass_misses_nothing() -> None:
@@ -224,11 +224,11 @@ def test_sampling_methods_side_by_side(smoke) -> None:
     results, _, folder = smoke
     runs = finished_runs(SMOKE, results, folder)
     details = recipe.details(runs)
-    rows = details.pop("Sampling methods")
+    rows = details.pop("Sampling methods, on 128 tokens of test text")
     assert [row["sampling"].split()[0] for row in rows] == ["untruncated", "top-k", "nucleus", "greedy"] * 4 + ["human"]
     assert all(set(row) == set(rows[0]) for row in rows)
     assert rows[-1]["wrep"] == "0.0000"
-    assert rows[-1]["perplexity"] == "-"
+    assert rows[-1]["epsilon-perplexity"] == "-"
     assert float(rows[3]["kept"]) == 1
     assert len(details) == 2
     for number, (title, texts) in enumerate(details.items(), 1):

@@ -13,6 +13,7 @@ from tsallis.core.errors import ParameterError
 from tsallis.recipes.language_model import generation, measures
 from tsallis.recipes.language_model.config import Config
 from tsallis.recipes.language_model.data import Stream
+from tsallis.recipes.language_model.measures import Tokens
 from tsallis.recipes.language_model.model import Training
 from tsallis.recipes.language_model.sampling import (
     METHODS,
@@ -22,6 +23,7 @@ from tsallis.recipes.language_model.sampling import (
     Ranked,
     TopK,
     Untruncated,
+    _sorted,
     distribution,
 )
 
@@ -61,10 +63,14 @@ def test_distributions(method: Method) -> None:
     if method not in (Untruncated(), TopK(99), Nucleus(1.0)):
         assert not torch.allclose(found, p, atol=1e-3)
     sorted_ = Ranked.of(p)
-    ranked, kept = sorted_.truncated(method)
-    target = torch.randint(8, (len(p),))
-    score = ts.decoding.metrics.sparsemax_score(ranked, sorted_.rank(target))
-    assert torch.allclose(score, ts.decoding.metrics.sparsemax_score(expected, target))
+    _, kept = sorted_.truncated(method)
+    for target in range(8):
+        words = torch.full((len(p),), target)
+        right, score, drawable = sorted_.scored(method, sorted_.rank(words))
+        assert torch.allclose(right, expected[:, target], atol=1e-12)
+        assert torch.equal(right > 0, expected[:, target] > 0)
+        assert torch.allclose(score, ts.decoding.metrics.sparsemax_score(expected, words), atol=1e-12)
+        assert torch.equal(drawable, (expected > 0).sum(1))
     # The inverse of the cumulative sums at a fine grid of numbers draws words in their proportions.
     grid = (torch.arange(4000, dtype=torch.float64) + 0.5) / 4000
     for row in (0, 25, 40, 41):
@@ -72,6 +78,35 @@ def test_distributions(method: Method) -> None:
         drawn = one.draw(kept[row].expand(4000), grid)
         assert torch.allclose(drawn.bincount(minlength=8) / 4000, expected[row].float(), atol=1e-3)
         assert not bool((expected[row][drawn] == 0).any())
+
+
+@pytest.mark.parametrize("method", EVERY, ids=str)
+def test_only_words_with_probability_are_sorted(method: Method) -> None:
+    """Where all rows have zeros: word 0 among them or not, in one row, and of more dimensions."""
+    sparse = rows()[[40, 41, 42]]
+    assert Ranked.of(sparse).p.shape == (3, 7)
+    assert Ranked.of(sparse[2:]).p.shape == (1, 2)
+    for p in (sparse, sparse[2:], sparse.flip(-1), sparse.view(3, 1, 8), sparse[0]):
+        expected = torch.tensor([slow(row, method) for row in p.view(-1, 8).tolist()], dtype=p.dtype).view(p.shape)
+        assert torch.allclose(distribution(p, method), expected, atol=1e-12)
+        sorted_ = Ranked.of(p)
+        rank = sorted_.rank(torch.zeros(p.shape[:-1], dtype=torch.long))
+        assert torch.allclose(sorted_.scored(method, rank)[0], expected[..., 0], atol=1e-12)
+        # Not even the largest number takes a draw past the words with probability.
+        last = sorted_.draw(sorted_.truncated(method)[1], torch.ones(p.shape[:-1], dtype=torch.float64))
+        assert bool((expected.gather(-1, last.unsqueeze(-1)) > 0).all())
+
+
+def test_equal_probabilities_are_sorted_by_words() -> None:
+    """In float32 as torch sorts: with many ties, zeros of both signs, the smallest numbers and the largest."""
+    torch.manual_seed(0)
+    p = torch.cat([ts.entmax(torch.randn(20, 300), 1.5), torch.randint(4, (20, 300)) / 7])
+    p[:, :4] = torch.tensor([-0.0, 1.0, 1e-45, 0.0])
+    p[:, -1] = 1e-38
+    expected, order = p.sort(dim=-1, descending=True, stable=True)
+    found, places = _sorted(p)
+    assert torch.equal(found, expected)
+    assert torch.equal(places, order)
 
 
 def test_parameters_of_methods() -> None:
@@ -93,28 +128,35 @@ def task() -> Training:
     return task
 
 
+def model_of(task: Training) -> measures.Model:
+    return lambda windows: task.head.probabilities(task.scores(task.model(windows)))
+
+
 def test_measures_along_a_text(task: Training) -> None:
     stream = Stream(torch.randint(20, (8 * 13 + 1,)), 8)
     methods = {"untruncated": Untruncated(), "top-k": TopK(3), "nucleus": Nucleus(0.8)}
-    found, gold = measures.follow(task, stream, 100, methods, seed=0)
-    assert torch.equal(gold, stream.tokens[1:])
+    followed = measures.follow(model_of(task), stream, 100, methods, seed=0)
+    assert torch.equal(followed.gold.flatten(), stream.tokens[1:])
+    found = {name: Tokens(*(x.flatten() for x in vars(part).values())) for name, part in followed.by.items()}
+    gold = followed.gold.flatten()
     windows, _ = stream.windows(torch.arange(13))
     with torch.no_grad():
         p = task.head.probabilities(task.scores(task.model(windows))).flatten(0, 1)
     for name, method in methods.items():
         expected = torch.tensor([slow(row, method) for row in p.tolist()])
         right = expected[torch.arange(len(gold)), gold]
-        assert torch.allclose(found[name].right, right, atol=1e-6)
+        assert torch.allclose(found[name].right.float(), right, atol=1e-6)
         assert torch.equal(found[name].kept, (expected > 0).sum(1))
-        assert torch.allclose(found[name].score, ts.decoding.metrics.sparsemax_score(expected, gold), atol=1e-6)
+        score = ts.decoding.metrics.sparsemax_score(expected.double(), gold)
+        assert torch.allclose(found[name].score, score, atol=1e-6)
         assert not bool((expected[torch.arange(len(gold)), found[name].drawn] == 0).any())
         words = 60
-        row = measures.of_tokens(found[name], found[name], gold, 20, words)
+        row = measures.of_tokens(name, followed, followed, 20, words)
         nats = sum(-math.log((float(x) + row["epsilon"]) / (1 + 20 * row["epsilon"])) for x in right)
-        assert row["perplexity"] == pytest.approx(math.exp(nats / words), rel=1e-5)
-        assert row["token perplexity"] == pytest.approx(math.exp(nats / len(gold)), rel=1e-5)
+        assert row["epsilon-perplexity"] == pytest.approx(math.exp(nats / words), rel=1e-5)
+        assert row["token epsilon-perplexity"] == pytest.approx(math.exp(nats / len(gold)), rel=1e-5)
         drawn, text = found[name].drawn.tolist(), gold.tolist()
-        before = [drawn[t] in text[max(0, t - 16) : t] for t in range(len(text))]
+        before = [drawn[t] in stream.tokens[max(0, t - 15) : t + 1].tolist() for t in range(len(text))]
         assert row["rep@16"] == pytest.approx(sum(before) / len(text))
         wrong = [hit and drawn[t] != text[t] for t, hit in enumerate(before)]
         assert row["wrep@16"] == pytest.approx(sum(wrong) / len(text))
@@ -122,12 +164,48 @@ def test_measures_along_a_text(task: Training) -> None:
     assert found["top-k"].kept.max() == 3
 
 
+def test_windows_are_spread_over_the_text(task: Training) -> None:
+    """A few windows of a text whose second half is another text than its first; what came before is the text's own."""
+    tokens = torch.cat([torch.randint(10, (8 * 20,)), torch.randint(10, 20, (8 * 20 + 1,))])
+    stream = Stream(tokens, 8)
+    assert stream.spread(5).tolist() == [0, 8, 16, 24, 32]
+    assert stream.spread(100).tolist() == list(range(40))
+    for number in (4, 10):
+        followed = measures.follow(model_of(task), stream, number, {"greedy": Greedy()}, seed=0)
+        assert followed.gold.shape == (number, 8)
+        assert abs(float((followed.gold >= 10).double().mean()) - 0.5) < 0.02
+        history = max(measures.WINDOWS)
+        for at, gold, before in zip(stream.spread(number).tolist(), followed.gold, followed.before, strict=True):
+            assert torch.equal(gold, tokens[8 * at + 1 : 8 * at + 9])
+            expected = tokens[: 8 * at + 1][-history:]
+            assert torch.equal(before[history - len(expected) :], expected)
+            assert bool((before[: history - len(expected)] == -1).all())
+        drawn = followed.by["greedy"].drawn
+        hits = [
+            int(drawn[row, t]) in tokens[max(0, 8 * at + t - 31) : 8 * at + t + 1].tolist()
+            for row, at in enumerate(stream.spread(number).tolist())
+            for t in range(8)
+        ]
+        found = measures.repetition(drawn, followed.gold, followed.before)
+        assert found["rep@32"] == pytest.approx(sum(hits) / len(hits))
+
+
 def test_the_best_of_each_kind_is_chosen(task: Training) -> None:
+    """By the mean score of whole distributions."""
     stream = Stream(torch.randint(20, (8 * 13 + 1,)), 8)
-    chosen = measures.choose(task, stream, 100)
+    chosen = measures.choose(model_of(task), stream, 100)
+    windows, gold = stream.windows(torch.arange(13))
+    with torch.no_grad():
+        p = model_of(task)(windows).flatten(0, 1)
     for name, kind in METHODS.items():
-        found, _ = measures.follow(task, stream, 100, {str(method): method for method in kind}, seed=0)
-        scores = {method: float(found[str(method)].score.double().mean()) for method in kind}
+        scores = {
+            method: float(
+                ts.decoding.metrics.sparsemax_score(
+                    torch.tensor([slow(row, method) for row in p.tolist()], dtype=torch.float64), gold.flatten()
+                ).mean()
+            )
+            for method in kind
+        }
         assert scores[chosen[name]] == pytest.approx(max(scores.values()), abs=1e-7)
         assert len(kind) == 1 or max(scores.values()) > min(scores.values()) + 1e-3
 

@@ -30,8 +30,10 @@ class Config(RunConfig):
         batch_size: windows in each step.
         steps: steps in an epoch, after which the model is validated; a pass over the text takes several.
         epochs: of the training.
-        validation: windows to validate on after each epoch, and to choose k and p of sampling methods by.
-        measured: windows of validation and of test text that sampling methods are measured on; perplexity has all.
+        validation: windows, spread over the text, to validate on after each epoch, and to choose k and p of sampling
+            methods by.
+        measured: windows, spread over validation and test text, that sampling methods are measured on; perplexity of
+            heads has all.
         prompts: from test text, each continued by every method.
         prompt: tokens of each; the rest of the window is continued.
         lr: largest learning rate of AdamW; it rises, then falls to 0.

@@ -34,6 +34,16 @@ class Stream:
         """How many windows there are."""
         return (len(self.tokens) - 1) // self.context
 
+    def spread(self, number: int) -> Tensor:
+        """Positions of so many windows, evenly over the text; all if there are not more."""
+        number = min(number, len(self))
+        return torch.arange(number) * len(self) // number
+
+    def before(self, positions: Tensor, number: int) -> Tensor:
+        """The tokens (B, number) of the text before those that `windows` has follow, -1 where it had not begun."""
+        places = positions.unsqueeze(1) * self.context + torch.arange(1 - number, 1)
+        return torch.where(places < 0, -1, self.tokens[places.clamp_min(0)])
+
     def windows(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Windows (B, context), and the token that follows each of theirs."""
         places = positions.unsqueeze(1) * self.context + torch.arange(self.context)
@@ -94,4 +104,5 @@ DATASETS = {"chain": _chain, "wikitext-2": _wikitext}
 
 def _words(path: Path) -> list[str]:
     text = read_text(path, "UTF-8 text, gzipped or not")
-    return [word for line in text.splitlines() if line.strip() for word in (*line.split(), END)]
+    # Blank lines stay: perplexities of others have their ends too.
+    return [word for line in text.splitlines() for word in (*line.split(), END)]

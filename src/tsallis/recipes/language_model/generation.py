@@ -50,8 +50,7 @@ def continued(task: Training, prompts: Tensor, length: int, method: Method, draw
 
 def write(task: Training, config: Config, text: Text, methods: Mapping[str, Method]) -> Written:
     """The same prompts, spread over the test text, continued by each method and as they go on in the text."""
-    number = min(config.prompts, len(text.test))
-    windows, _ = text.test.windows(torch.arange(number) * len(text.test) // number)
+    windows, _ = text.test.windows(text.test.spread(config.prompts))
     prompts, human = windows.split([config.prompt, config.context - config.prompt], 1)
     texts = {HUMAN: human}
     for name, method in methods.items():

@@ -2,6 +2,9 @@
 
     python -m tsallis.recipes.language_model.gpt2 LINES.txt --out FOLDER [--model FOLDER_OR_NAME] [--alpha 1.5]
 
+The last tenth of the lines is held out. The model is measured on it before and after, and in the end its first half
+chooses k and p of the sampling methods of the recipe, which are measured on its second half: see `measured.json`.
+
 Without --model: a random model of two layers on bytes, which needs no download. The protocol is that of Martins,
 Marinho and Martins (2020): AdamW at 6.25e-5 falling to 0, weight decay 0.01, gradients cut at 1. A random model needs a
 larger learning rate, 1e-3 for example.
@@ -10,10 +13,10 @@ larger learning rate, 1e-3 for example.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +34,21 @@ from transformers import (
 
 import tsallis as ts
 
+from ...core.errors import ParameterError, TsallisError
 from ...integrations.transformers import trainer_loss
 from .._shared.datasets import DataError, read_text
+from .._shared.files import write_json
 from .._shared.seeding import seed_all
+from . import measures
+from .data import Stream
 from .model import EPSILON
 
 # Of the tokenizer of bytes: the end of a line, behind all of them.
 END = 256
+# Parts of a text as errors and measured.json name them.
+TRAIN, HELD_OUT = "training lines", "held-out lines"
+# Fewest lines of which a tenth can be held out, and most windows of each half of it that methods are measured in.
+FEWEST, WINDOWS = 10, 64
 
 
 def tiny() -> GPT2LMHeadModel:
@@ -49,13 +60,14 @@ def tiny() -> GPT2LMHeadModel:
     return GPT2LMHeadModel(config)
 
 
-def blocks(lines: Sequence[str], size: int, tokenizer: Any = None) -> Tensor:
+def blocks(lines: Sequence[str], size: int, tokenizer: Any = None, part: str = TRAIN) -> Tensor:
     """(N, size) tokens of all lines, one after the other with an end behind each; what is over is left out.
 
     Args:
         lines: of text.
         size: tokens in a block.
-        tokenizer: of transformers; None for bytes.
+        tokenizer: of transformers, with an end of text; None for bytes.
+        part: what errors call the lines.
     """
     stream: list[int] = []
     for line in lines:
@@ -63,7 +75,11 @@ def blocks(lines: Sequence[str], size: int, tokenizer: Any = None) -> Tensor:
             [*line.encode(), END] if tokenizer is None else [*tokenizer(line)["input_ids"], tokenizer.eos_token_id]
         )
     if len(stream) < size:
-        raise DataError(f"{len(stream)} tokens in {len(lines)} lines", f"{size} at least", "Give more lines or --block")
+        raise DataError(
+            f"{part}: {len(stream)} tokens in {len(lines)} lines",
+            f"at least the {size} of a block",
+            "Give more lines or a smaller --block",
+        )
     whole = len(stream) // size
     return torch.tensor(stream[: whole * size]).view(whole, size)
 
@@ -88,6 +104,45 @@ def measure(model: PreTrainedModel, texts: Tensor, alpha: float, batch_size: int
     return {"perplexity": math.exp(surprise / count), "support": support / count, "covered": covered / count}
 
 
+def by_method(model: PreTrainedModel, texts: Tensor, alpha: float, seed: int = 0) -> dict[str, dict[str, float]]:
+    """What the recipe measures of its own models' sampling methods; a word is a token here.
+
+    Args:
+        model: in evaluation mode.
+        texts: (N, size) blocks, at least two; the first half chooses k and p, and epsilon, the second is measured on.
+        alpha: of its distributions.
+        seed: of draws.
+    """
+    size = texts.shape[1] - 1
+    # A block is a window with the token that follows it.
+    validation, test = (Stream(half.flatten(), size) for half in texts.tensor_split([len(texts) // 2]))
+
+    def distributions(windows: Tensor) -> Tensor:
+        return ts.entmax(model(input_ids=windows.to(model.device)).logits.float(), alpha)
+
+    chosen = measures.choose(distributions, validation, WINDOWS)
+    along, found = (measures.follow(distributions, part, WINDOWS, chosen, seed) for part in (validation, test))
+    words = model.config.vocab_size
+    return {
+        name: {**asdict(method), **measures.of_tokens(name, along, found, words)}  # pyright: ignore[reportArgumentType]
+        for name, method in chosen.items()
+    }
+
+
+def _check(network: PreTrainedModel, tokenizer: Any, block: int) -> None:
+    """What else would fail in the middle of a training."""
+    places = getattr(network.config, "max_position_embeddings", None)
+    if block < 2 or (places is not None and block > places):
+        most = "" if places is None else f", at most the {places} places of the model"
+        raise ParameterError(f"block={block}", f"2 or more{most}", "Choose another --block")
+    if tokenizer is not None and tokenizer.eos_token_id is None:
+        raise DataError(
+            "A tokenizer without an end of text",
+            "one that says which token ends a line",
+            "Set its eos_token and save it",
+        )
+
+
 def fine_tune(
     lines: Sequence[str],
     folder: Path,
@@ -107,8 +162,9 @@ def fine_tune(
 
     Args:
         lines: to train on.
-        folder: gets the model, its tokenizer if it has one, and measured.json.
-        held_out: lines to measure on; the lines themselves if there are none.
+        folder: gets the model, its tokenizer if it has one, and measured.json: which lines were measured on, what this
+            returns, and `by_method` of the lines held out if they are two blocks or more.
+        held_out: lines to measure on; the training lines themselves if there are none.
         model: a folder or name of a causal model of transformers; None for a tiny random one on bytes.
         alpha: of the loss and of what is measured.
         label_smoothing: as in `ts.entmax_loss`.
@@ -121,14 +177,19 @@ def fine_tune(
 
     Returns:
         what `measure` gives, before and after.
+
+    Raises:
+        ParameterError: a block of more tokens than the model has places, or of fewer than two.
+        DataError: lines that do not fill a block, or a tokenizer without an end of text.
     """
     seed_all(seed, "weights")
     tokenizer = None if model is None else AutoTokenizer.from_pretrained(model)
     network = tiny() if model is None else AutoModelForCausalLM.from_pretrained(model)
+    _check(network, tokenizer, block)
     # Trainer would count the first token of each block, which nothing predicts: see trainer_loss.
     network.loss_type = "ForCausalLM"
     texts = blocks(lines, block, tokenizer)
-    tests = blocks(held_out, block, tokenizer) if held_out else texts
+    tests = blocks(held_out, block, tokenizer, HELD_OUT) if held_out else texts
     arguments = TrainingArguments(
         str(folder), num_train_epochs=epochs, per_device_train_batch_size=batch_size,
         gradient_accumulation_steps=accumulate, learning_rate=lr, weight_decay=0.01, max_grad_norm=1.0,
@@ -148,11 +209,14 @@ def fine_tune(
     network.save_pretrained(folder)
     if tokenizer is not None:
         tokenizer.save_pretrained(folder)
-    (folder / "measured.json").write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
+    report: dict[str, Any] = {"measured on": HELD_OUT if held_out else TRAIN, **measured}
+    if held_out and len(tests) > 1:
+        report["methods"] = by_method(network, tests, alpha, seed)
+    write_json(folder / "measured.json", report)
     return measured
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: list[str] | None = None) -> int:
     """Train on the lines of a file; the last tenth is held out."""
     parser = argparse.ArgumentParser(
         prog="python -m tsallis.recipes.language_model.gpt2", description=(__doc__ or "").splitlines()[0]
@@ -173,12 +237,23 @@ def main(arguments: list[str] | None = None) -> None:
         parser.add_argument(f"--{name}", type=kind, default=default, help=f"{text} (default: {default})")
     options = vars(parser.parse_args(arguments))
     path, folder = options.pop("lines"), options.pop("out")
-    lines = [line for line in read_text(path, "UTF-8 text, gzipped or not").splitlines() if line.strip()]
-    train = max(1, len(lines) - len(lines) // 10)
-    measured = fine_tune(lines[:train], folder, held_out=lines[train:], **options)
+    try:
+        lines = [line for line in read_text(path, "UTF-8 text, gzipped or not").splitlines() if line.strip()]
+        if len(lines) < FEWEST:
+            raise DataError(
+                f"{path}: {len(lines)} lines",
+                f"{FEWEST} or more, of which the last tenth is held out",
+                "Give more lines",
+            )
+        train = len(lines) - len(lines) // FEWEST
+        measured = fine_tune(lines[:train], folder, held_out=lines[train:], **options)
+    except TsallisError as error:
+        sys.stderr.write(f"{parser.prog}: {error}\n")
+        return 2
     for when, values in measured.items():
         sys.stdout.write(f"{when}: {', '.join(f'{name} {value:.4g}' for name, value in values.items())}\n")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 import tsallis as ts
 
 from .._shared.seeding import generator
 from .data import Stream
-from .model import Training
 from .sampling import METHODS, Method, Ranked
 
 measure = ts.decoding.metrics
@@ -24,10 +24,13 @@ WINDOWS = (16, 32, 128, 512)
 # text may have one.
 LEAST, MOST = 1e-9, 1.0
 
+# Distributions (B, T, V) of the next token, after each of those of windows (B, T); on any device.
+Model = Callable[[Tensor], Tensor]
+
 
 @dataclass(frozen=True)
 class Tokens:
-    """What a method does after each of N tokens of a text.
+    """What a method does after each token of windows (B, T).
 
     Attributes:
         right: its probability of the next token.
@@ -42,70 +45,95 @@ class Tokens:
     drawn: Tensor
 
 
-def ranked(task: Training, stream: Stream, windows: int) -> Iterator[tuple[Ranked, Tensor]]:
-    """Sorted distributions (T, V) of each of the first windows of a text, and the tokens (T) that follow."""
+@dataclass(frozen=True)
+class Followed:
+    """What methods do along a text.
+
+    Attributes:
+        by: the tokens of each method by its name.
+        gold: the tokens (B, T) of the text.
+        before: those (B, H) before them, -1 where the text had not begun.
+    """
+
+    by: dict[str, Tokens]
+    gold: Tensor
+    before: Tensor
+
+
+def ranked(model: Model, stream: Stream, windows: int) -> Iterator[tuple[Ranked, Tensor]]:
+    """Sorted distributions in windows (B, T) spread over a text, a few at once, and the tokens (B, T) that follow."""
     with torch.no_grad():
         # Few at once: sorted distributions of large vocabularies are large.
-        for positions in torch.arange(min(windows, len(stream))).split(max(1, 256 // stream.context)):
-            seen, target = (part.to(task.device) for part in stream.windows(positions))
-            p = task.head.probabilities(task.scores(task.model(seen)))
-            yield Ranked.of(p.flatten(0, 1)), target.flatten()
+        for positions in stream.spread(windows).split(max(1, 256 // stream.context)):
+            seen, target = stream.windows(positions)
+            p = model(seen)
+            yield Ranked.of(p), target.to(p.device)
 
 
-def choose(task: Training, stream: Stream, windows: int) -> dict[str, Method]:
+def choose(model: Model, stream: Stream, windows: int) -> dict[str, Method]:
     """Of each kind of method the one with the best sparsemax score on validation text."""
     candidates = [method for kind in METHODS.values() for method in kind]
     totals = dict.fromkeys(candidates, 0.0)
-    for sorted_, target in ranked(task, stream, windows):
+    for sorted_, target in ranked(model, stream, windows):
         rank = sorted_.rank(target)
         for method in candidates:
-            totals[method] += measure.sparsemax_score(sorted_.truncated(method)[0], rank).double().sum().item()
+            totals[method] += sorted_.scored(method, rank)[1].sum().item()
     return {name: max(kind, key=lambda method: totals[method]) for name, kind in METHODS.items()}
 
 
-def follow(
-    task: Training, stream: Stream, windows: int, methods: Mapping[str, Method], seed: int
-) -> tuple[dict[str, Tokens], Tensor]:
-    """What methods do along a text, all with the same random numbers; and the text."""
+def follow(model: Model, stream: Stream, windows: int, methods: Mapping[str, Method], seed: int) -> Followed:
+    """What methods do in windows spread over a text, all with the same random numbers."""
     draws = generator(seed, "draws")
     found: dict[str, list[Tokens]] = {name: [] for name in methods}
     gold = []
-    for sorted_, target in ranked(task, stream, windows):
-        rank, uniform = sorted_.rank(target), torch.rand(len(target), generator=draws, dtype=torch.float64)
+    for sorted_, target in ranked(model, stream, windows):
+        rank, uniform = sorted_.rank(target), torch.rand(target.shape, generator=draws, dtype=torch.float64)
         gold.append(target.cpu())
         for name, method in methods.items():
-            p, kept = sorted_.truncated(method)
-            right = p.gather(-1, rank.unsqueeze(-1)).squeeze(-1)
+            right, score, kept = sorted_.scored(method, rank)
             drawn = sorted_.draw(kept, uniform.to(kept.device))
-            seen = (right, measure.sparsemax_score(p, rank), (p > 0).sum(-1), drawn)
+            seen = (right, score, kept, drawn)
             found[name].append(Tokens(*(x.cpu() for x in seen)))
     joined = {
         name: Tokens(*(torch.cat([getattr(part, field) for part in parts]) for field in Tokens.__annotations__))
         for name, parts in found.items()
     }
-    return joined, torch.cat(gold)
+    return Followed(joined, torch.cat(gold), stream.before(stream.spread(windows), max(WINDOWS)))
 
 
-def of_tokens(validation: Tokens, test: Tokens, gold: Tensor, vocabulary: int, words: int) -> dict[str, float]:
-    """Measures on test text; epsilon is that which is best on validation text. ``words`` of it are whole words."""
-    epsilon = min(max(measure.best_epsilon(validation.right, vocabulary), LEAST), MOST)
-    surprise = measure.surprise(test.right.double(), vocabulary, epsilon).mean().item()
-    repeated = repetition(test.drawn, gold)
+def of_tokens(
+    name: str, validation: Followed, test: Followed, vocabulary: int, words: int | None = None
+) -> dict[str, float]:
+    """Measures of a method on test text; epsilon is that which is best on validation text.
+
+    Args:
+        name: of the method.
+        validation: what it does along validation text.
+        test: and along test text.
+        vocabulary: how many tokens there are.
+        words: how many words those of test text are, if tokens are pieces of words.
+    """
+    chosen_by, along = validation.by[name], test.by[name]
+    epsilon = min(max(measure.best_epsilon(chosen_by.right, vocabulary), LEAST), MOST)
+    surprise = measure.surprise(along.right, vocabulary, epsilon).mean().item()
+    tokens = test.gold.numel()
     return {
         "epsilon": epsilon,
-        "token perplexity": math.exp(surprise),
-        "perplexity": math.exp(surprise * len(gold) / words),
-        "sparsemax score": test.score.double().mean().item(),
-        "JS": measure.jensen_shannon(test.right.double()).mean().item(),
-        "kept": test.kept.double().mean().item(),
-        **repeated,
+        "token epsilon-perplexity": math.exp(surprise),
+        "epsilon-perplexity": math.exp(surprise * tokens / (words or tokens)),
+        "sparsemax score": along.score.mean().item(),
+        "JS": measure.jensen_shannon(along.right).mean().item(),
+        "kept": along.kept.double().mean().item(),
+        **repetition(along.drawn, test.gold, test.before),
     }
 
 
-def repetition(drawn: Tensor, gold: Tensor) -> dict[str, float]:
-    """Shares of drawn tokens that occur among the last so many of the text, and are wrong too; and their means."""
+def repetition(drawn: Tensor, gold: Tensor, before: Tensor) -> dict[str, float]:
+    """Shares of drawn tokens (B, T) that occur among the last so many of the text, and are wrong too; their means."""
+    text, length = torch.cat([before, gold], 1), gold.shape[1]
+    placed = F.pad(drawn, (before.shape[1], 0))
     shares = {
-        window: [found.double().mean().item() for found in measure.repeats(drawn[None], gold[None], window)]
+        window: [found[:, -length:].double().mean().item() for found in measure.repeats(placed, text, window)]
         for window in WINDOWS
     }
     every = {f"{name}@{window}": shares[window][i] for i, name in enumerate(("rep", "wrep")) for window in WINDOWS}

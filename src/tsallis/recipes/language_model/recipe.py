@@ -31,11 +31,13 @@ SAMPLES, METHODS, VOCABULARY = "samples.json", "methods.json", "vocabulary.json"
 NOTE = (
     f"Perplexity: of a word, end of line included, with {EPSILON:g} added to the probability of every token. Accuracy, "
     "support (tokens with probability) and covered (tokens of the text that have some) on test tokens. Seconds a step: "
-    "median over the last quarter of the training."
+    "median over the last quarter of the training. Sampling methods are measured in windows spread over the test text, "
+    "as many tokens as their table says. Epsilon-perplexity has the epsilon that is best for the method on as much "
+    "validation text: it is not the perplexity of the table of heads."
 )
 # Columns of the table of sampling methods, and their digits.
 MEASURED = {
-    "perplexity": 1,
+    "epsilon-perplexity": 1,
     "epsilon": 8,
     "sparsemax score": 4,
     "JS": 4,
@@ -60,11 +62,11 @@ def train(config: Config, folder: Path) -> Result:
     seed_all(config.seed, "weights")
     task = Training(config, text.words)
     fitted = fit(
-        config, task, _parts(text.train, config), _first(text.validation, config, config.validation), folder,
+        config, task, _parts(text.train, config), _spread(text.validation, config, config.validation), folder,
         epochs=config.epochs, monitor="val/surprise", label=folder.name, callbacks=[Clock(folder, median)],
     )  # fmt: skip
     found = {
-        name: evaluate(config, task, _first(stream, config), folder.name)
+        name: evaluate(config, task, _spread(stream, config), folder.name)
         for name, stream in (("validation", text.validation), ("test", text.test))
     }
     methods = _sample(config, task.eval(), text, folder)
@@ -99,20 +101,26 @@ def _words(text: Text, tokens: Tensor) -> int:
 
 def _sample(config: Config, task: Training, text: Text, folder: Path) -> dict[str, dict[str, float]]:
     """Choose methods, and measure them along test text and on what they write; what a human wrote beside them."""
-    chosen = measures.choose(task, text.validation, config.validation)
-    along, _ = measures.follow(task, text.validation, config.measured, chosen, config.seed)
-    test, gold = measures.follow(task, text.test, config.measured, chosen, config.seed)
+
+    def model(windows: Tensor) -> Tensor:
+        return task.head.probabilities(task.scores(task.model(windows.to(task.device))))
+
+    chosen = measures.choose(model, text.validation, config.validation)
+    along, test = (
+        measures.follow(model, part, config.measured, chosen, config.seed) for part in (text.validation, text.test)
+    )
     written = write_texts(task, config, text, chosen)
-    of_samples, words = statistics(written, text), _words(text, gold)
+    of_samples, words = statistics(written, text), _words(text, test.gold)
     rows = {
         name: {
             **asdict(method),  # pyright: ignore[reportArgumentType]
-            **measures.of_tokens(along[name], test[name], gold, text.words, words),
+            **measures.of_tokens(name, along, test, text.words, words),
             **of_samples[name],
         }
         for name, method in chosen.items()
     }
-    rows[HUMAN] = {**measures.repetition(gold, gold), **of_samples[HUMAN]}
+    repeated = measures.repetition(test.gold, test.gold, test.before)
+    rows[HUMAN] = {"tokens": test.gold.numel(), **repeated, **of_samples[HUMAN]}
     write_json(folder / METHODS, rows)
     write_json(folder / SAMPLES, readable(written, text))
     return rows
@@ -134,10 +142,10 @@ def _parts(stream: Stream, config: Config) -> Loader:
     return loader
 
 
-def _first(stream: Stream, config: Config, windows: int | None = None) -> Loader:
+def _spread(stream: Stream, config: Config, windows: int | None = None) -> Loader:
     # Batches of a training may be small; without gradients there is room for more.
-    batch = max(config.batch_size, FEWEST // config.context)
-    return Loader(stream.windows, min(windows or len(stream), len(stream)), batch)
+    batch, places = max(config.batch_size, FEWEST // config.context), stream.spread(windows or len(stream))
+    return Loader(lambda positions: stream.windows(places[positions]), len(places), batch)
 
 
 def table(runs: list[Run]) -> list[Row]:
@@ -165,14 +173,15 @@ def table(runs: list[Run]) -> list[Row]:
 
 def details(runs: list[Run]) -> dict[str, list[Row]]:
     """The sampling methods, and what they write after the same prompts."""
-    return {"Sampling methods": _methods(runs), **_samples(runs)}
+    return {**_methods(runs), **_samples(runs)}
 
 
-def _methods(runs: list[Run]) -> list[Row]:
+def _methods(runs: list[Run]) -> dict[str, list[Row]]:
     """One row for each method with each head, and one for the text itself."""
-    table, human = [], {}
+    table, human, tokens = [], {}, set[int]()
     for head, group in rows_of(runs):
         found = [read_json(run.folder / METHODS) for run in group]
+        tokens |= {each[HUMAN]["tokens"] for each in found}
         for name in (*sampling.METHODS, HUMAN):
             rows = [each[name] for each in found]
             choices = dict.fromkeys(f"{key} = {row[key]:g}" for row in rows for key in ("k", "share") if key in row)
@@ -184,7 +193,8 @@ def _methods(runs: list[Run]) -> list[Row]:
                 human[tuple(row.values())] = row
             else:
                 table.append(row)
-    return [*table, *human.values()]
+    number = " or ".join(f"{each:,}" for each in sorted(tokens))
+    return {f"Sampling methods, on {number} tokens of test text": [*table, *human.values()]}
 
 
 def _samples(runs: list[Run]) -> dict[str, list[Row]]:
