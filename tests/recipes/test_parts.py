@@ -17,6 +17,7 @@ from tsallis.recipes._shared.datasets import DataError, Source, locate, read_idx
 from tsallis.recipes._shared.files import RunError
 from tsallis.recipes._shared.loading import Loader
 from tsallis.recipes._shared.seeding import derive, generator, seed_all
+from tsallis.recipes._shared.training import scheduled
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,3 +210,21 @@ def test_a_download_is_checked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
             server.shutdown()
             thread.join()
     assert locate(good, RunConfig())["a.gz"].read_text() == "content"
+
+
+@pytest.mark.parametrize(
+    ("rise", "expected"),
+    [
+        (2, [1 / 3, 2 / 3, 1, 2 / 3, 1 / 3, 0, 0]), (0, [1, 4 / 5, 3 / 5, 2 / 5, 1 / 5, 0, 0]),
+        (9, [0.1, 0.2, 0.3, 0.4, 0.5, 0, 0]),
+    ],
+)  # fmt: skip
+def test_rates_rise_and_fall_on_lines(rise: int, expected: list[float]) -> None:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    scheduler = scheduled(optimizer, rise, 5)["lr_scheduler"]["scheduler"]
+    found = []
+    for _ in expected:
+        found.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    assert found == pytest.approx(expected)

@@ -12,7 +12,7 @@ import tsallis as ts
 from tsallis.recipes._shared.files import RunError, read_json, read_table, write_json
 from tsallis.recipes.translation.config import Config
 from tsallis.recipes.translation.data import Text
-from tsallis.recipes.translation.findings import measures
+from tsallis.recipes.translation.findings import answers, measures
 from tsallis.recipes.translation.heads import NAMES, analyse
 from tsallis.recipes.translation.model import build
 from tsallis.recipes.translation.patterns import PATTERNS, PatternAttention, patterns
@@ -179,7 +179,8 @@ def test_heads_are_found_to_do_what_they_were_built_for(pieces: Pieces, tmp_path
             p = patterns(torch.ones(1, len(numbers), dtype=torch.bool), 8)[0, number].double()
             assert pieces.names[numbers[-2]] in (".", "?")
             (asked if line.endswith("?") else told).extend(p[:, -2].tolist())
-            share += ((p > 0).sum(1) / len(numbers)).tolist()
+            # Tokens for which the pattern has no place are left out.
+            share += [float((row > 0).sum()) / len(numbers) for row in p if row.any()]
             for i, word in enumerate(words):
                 same = [j for j, other in enumerate(words) if other == word and word >= 0]
                 if len(same) > 1:
@@ -214,3 +215,35 @@ def test_alphas_that_moved_are_counted() -> None:
     assert _shares([1.5, 1.54, 1.46, 1.56])["moved"] == 25
     assert _shares([1.5, 1.44, 1.6])["alpha, most"] == 1.6
     assert _shares([1.5])["moved"] == 0
+
+
+def _head(kind: int, head: int, **more: float) -> dict[str, float]:
+    return {"type": kind, "layer": 0.0, "head": head, "density": 1.0, "disagreement": 0.0, "alpha": 1.5, **more}
+
+
+def test_kinds_are_found_among_heads_that_could_be_of_them() -> None:
+    fixed = _head(0, 0, positional=1.0, offset=0, merging=1.0, interrogation=0.9)
+    del fixed["alpha"]
+    heads = [
+        fixed,
+        _head(0, 1, positional=0.9, offset=-1, merging=0.95, interrogation=0.05),
+        _head(0, 2, positional=0.3, offset=1, merging=0.7, interrogation=0.2),
+        _head(0, 3, positional=0.2, offset=1, merging=0.1, interrogation=0.0),
+        _head(1, 0, positional=0.85, offset=0), _head(1, 1, positional=0.1, offset=0), _head(2, 0), _head(2, 1),
+    ]  # fmt: skip
+    found = {row["question"]: row["answer"] for row in answers(heads, learned=False)}
+    assert found == {
+        "Positional, encoder": "1 of 3 heads from 80% on; the best has 90.0% at -1: encoder layer 0 head 1, alpha 1.50",
+        "Positional, decoder": "1 of 2 heads from 80% on; the best has 85.0% at +0: decoder layer 0 head 0, alpha 1.50",
+        "Merging pieces of a word, not positional": "1 of 2 heads from 50% on; the best has 70.0%: encoder layer 0 "
+        "head 2, alpha 1.50",
+        "Looking at the mark of questions": "1 of 3 heads from 10% on; the best has 20.0%: encoder layer 0 head 2, "
+        "alpha 1.50",
+    }
+    # The same heads are the best among a run's numbers.
+    numbers = measures(heads, learned=False)
+    assert [numbers[name] for name in ("positional", "merging", "interrogation")] == pytest.approx([90, 70, 20])
+    alone = {row["question"]: row["answer"] for row in answers([fixed, *heads[6:]], learned=False)}
+    assert alone["Positional, encoder"] == alone["Looking at the mark of questions"] == "no head that could"
+    assert alone["Positional, decoder"] == "nothing to look at in the test"
+    assert "merging" not in measures([fixed, *heads[6:]], learned=False)

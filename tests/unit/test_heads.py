@@ -177,3 +177,31 @@ def test_watched_heads_are_told_what_is_known_of_the_batch() -> None:
     assert asked == ["self_attn"]
     assert report.queries == 12
     assert torch.allclose(report.merging, within.mean((0, 1)).double())
+
+
+def test_rows_of_zeros_are_no_distributions() -> None:
+    """Heads on the token before, the one behind and itself: at an end of the sentence the first two have no token."""
+    n, size = 12, 15
+    eye = torch.eye(n, dtype=torch.float64)
+    heads = torch.zeros(2, 3, size, size, dtype=torch.float64)
+    heads[0, :, :n, :n] = torch.stack([eye.roll(-1, 1).tril(), eye.roll(1, 1).triu(), eye])
+    # A sentence of one token: only the last head has weights.
+    heads[1, 2, 0, 0] = 1.0
+    inside = torch.arange(size) < torch.tensor([[n], [1]])
+    statistics = HeadStatistics()
+    for own in (slice(0, 1), slice(1, 2)):
+        statistics.update(heads[own], (inside[:, None, :, None] & inside[:, None, None, :])[own])
+    report = statistics.report()
+    assert report.confidence.tolist() == [1.0] * 3
+    assert report.density.tolist() == pytest.approx([1 / n, 1 / n, (n * 1 / n + 1) / (n + 1)])
+    assert report.disagreement == pytest.approx(math.log(3), abs=1e-12)
+    # These are means over all queries.
+    assert report.queries == n + 1
+    assert report.attended.tolist() == pytest.approx([(n - 1) / (n + 1)] * 2 + [1.0])
+    assert report.positional[-1].tolist() == pytest.approx([1.0, 0.0, 0.0])
+    nothing = HeadStatistics()
+    nothing.update(heads[1:], inside[1:, None, :, None] & inside[1:, None, None, :])
+    alone = nothing.report()
+    assert alone.density.isnan().tolist() == alone.confidence.isnan().tolist() == [True, True, False]
+    assert math.isnan(alone.disagreement)
+    assert alone.queries == 1

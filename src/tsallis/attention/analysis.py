@@ -15,7 +15,8 @@ from ..core.inputs import check_tensor
 @dataclass(frozen=True)
 class HeadReport:
     """Statistics of the H heads of one layer; means over queries that may attend to something. NaN where nothing was
-    seen that a statistic needs.
+    seen that a statistic needs. A row of weights that is all zero is no distribution: it has no density, no largest
+    weight and no divergence from others, and is left out of these three; in other means it counts as zeros.
 
     Attributes:
         density: (H) share of the keys that a query may attend to and does.
@@ -23,7 +24,8 @@ class HeadReport:
             which long sequences contribute more than to the mean of shares.
         keys: number of keys that a query may attend to.
         confidence: (H) mean over sequences of the mean largest weight of their queries.
-        disagreement: Jensen-Shannon divergence of the heads' distributions in nats, in [0, log H].
+        disagreement: Jensen-Shannon divergence of the heads' distributions in nats, in [0, log H], of the queries
+            where all heads have one.
         positional: offset -> (H) weight of the key so far behind the query's own place, where there is one.
         merging: (H) weight within a query's own word, itself included, for queries in words of several pieces.
         interrogation: (H) weight of the last mark in questions, less that in other sequences.
@@ -67,7 +69,7 @@ class HeadStatistics:
 
     def __init__(self, offsets: Sequence[int] = (-2, -1, 0, 1, 2)) -> None:
         self.offsets = tuple(offsets)
-        self._sums: dict[str, tuple[Tensor, float]] = {}
+        self._sums: dict[str, tuple[Tensor, Tensor]] = {}
 
     def update(
         self,
@@ -107,12 +109,15 @@ class HeadStatistics:
         mean = p.mean(1)
         between = -torch.special.xlogy(mean, mean).sum(-1) + torch.special.xlogy(p, p).sum(-1).mean(1)
         attended = ((p > 0) & keep[:, None]).sum(-1).double()
+        # Of each head, the queries where it has a distribution: a fixed pattern may have no place to look at.
+        some = attended > 0
+        every = some.all(1)
         self._add("attended", attended.sum((0, 2)), count)
         self._add("keys", sizes.sum().double(), count)
-        self._add("density", (attended / sizes.clamp_min(1)[:, None]).sum((0, 2)), count)
-        self._add("disagreement", torch.where(valid, between, 0.0).sum(), count)
-        top = torch.where(valid[:, None], p.amax(-1), 0.0).sum(-1) / valid.sum(-1).clamp_min(1)[:, None]
-        self._add("confidence", top.sum(0), float(valid.any(-1).sum()))
+        self._add("density", (attended / sizes.clamp_min(1)[:, None]).sum((0, 2)), some.sum((0, 2)))
+        self._add("disagreement", torch.where(every, between, 0.0).sum(), every.sum())
+        top = torch.where(some, p.amax(-1), 0.0).sum(-1) / some.sum(-1).clamp_min(1)
+        self._add("confidence", top.sum(0), some.any(-1).sum(0))
         for offset in self.offsets:
             self._add(f"offset {offset}", *_diagonal(p, keep, offset))
         if words is not None:
@@ -126,8 +131,10 @@ class HeadStatistics:
                 where = valid & chosen[:, None]
                 self._add(name, torch.where(where[:, None], at, 0.0).sum((0, 2)), float(where.sum()))
 
-    def _add(self, name: str, total: Tensor, count: float) -> None:
-        before, seen = self._sums.get(name, (torch.zeros_like(total), 0.0))
+    def _add(self, name: str, total: Tensor, count: float | Tensor) -> None:
+        """Add to a sum and its count, which may be one of each head."""
+        count = torch.as_tensor(count, dtype=total.dtype, device=total.device)
+        before, seen = self._sums.get(name, (torch.zeros_like(total), torch.zeros_like(count)))
         if before.shape != total.shape:
             raise ShapeError(
                 f"weights of {total.numel()} heads after {before.numel()}", "one layer", "Use statistics of their own"
@@ -136,8 +143,9 @@ class HeadStatistics:
 
     def _mean(self, name: str) -> Tensor:
         missing = torch.full_like(self._sums["density"][0], torch.nan)
-        total, count = self._sums.get(name, (missing, 1.0))
-        return total / count if count else torch.full_like(total, torch.nan)
+        # Nothing of nothing is NaN.
+        total, count = self._sums.get(name, (missing, torch.ones_like(missing)))
+        return total / count
 
     def report(self) -> HeadReport:
         """The statistics so far."""
@@ -147,7 +155,7 @@ class HeadStatistics:
             self._mean("density"), self._mean("attended"), float(self._mean("keys")), self._mean("confidence"),
             float(self._mean("disagreement")),
             {offset: self._mean(f"offset {offset}") for offset in self.offsets}, self._mean("merging"),
-            self._mean("question") - self._mean("other"), int(self._sums["density"][1]),
+            self._mean("question") - self._mean("other"), int(self._sums["attended"][1]),
         )  # fmt: skip
 
 

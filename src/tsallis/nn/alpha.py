@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from ..core.errors import ParameterError
 from ..core.mapping import HALF
 
+# What a learned alpha starts from.
+START = 1.5
 # What modules take for alpha.
 AlphaLike = float | Tensor | nn.Module | Literal["learn"]
 
@@ -32,7 +34,7 @@ class Alpha(nn.Module):
         1.5
     """
 
-    def __init__(self, init: float = 1.5, shape: tuple[int, ...] = (), low: float = 1.0, high: float = 2.0) -> None:
+    def __init__(self, init: float = START, shape: tuple[int, ...] = (), low: float = 1.0, high: float = 2.0) -> None:
         super().__init__()
         if not 0 <= low < high < math.inf:
             raise ParameterError(f"low={low}, high={high}", "0 <= low < high < inf", "Choose another interval")
@@ -67,4 +69,4 @@ def alpha_module(
         return alpha
     if alpha != "learn":
         raise ParameterError(f"alpha={alpha!r}", 'a number, a tensor, a module, or "learn"', "Choose one")
-    return Alpha(1.5, shape).to(device=device, dtype=dtype)
+    return Alpha(START, shape).to(device=device, dtype=dtype)

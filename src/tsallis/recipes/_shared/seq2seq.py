@@ -19,7 +19,7 @@ from .config import RunConfig
 from .files import RunError, read_weights
 from .pairs import padded
 from .predictions import Alignment, Prediction, found
-from .training import log_means
+from .training import log_means, scheduled
 
 # Norm at which gradients are cut.
 CLIP = 1.0
@@ -80,13 +80,7 @@ class SequenceTraining(LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = torch.optim.Adam(self.parameters(), lr=self.config.lr, betas=(0.9, 0.98))
-        rise, total = self.config.warmup, self.total
-
-        def share(step: int) -> float:
-            return min((step + 1) / (rise + 1), max(0.0, (total - step) / max(1, total - rise)))
-
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        return scheduled(optimizer, self.config.warmup, self.total)
 
     def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
         self.clip_gradients(optimizer, gradient_clip_val=CLIP, gradient_clip_algorithm="norm")

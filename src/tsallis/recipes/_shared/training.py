@@ -96,6 +96,19 @@ def log_means(module: LightningModule, stage: str, **values: Tensor) -> None:
         module.log(f"{stage}/{name}", share, reduce_fx="sum", on_step=False, on_epoch=True, sync_dist=True)
 
 
+def scheduled(optimizer: torch.optim.Optimizer, rise: int, total: int) -> Any:
+    """What `configure_optimizers` returns: rates grow on a line over so many steps, then fall on one to 0 after all.
+
+    A training that is no longer than the rise ends on the way up.
+    """
+
+    def share(step: int) -> float:
+        return min((step + 1) / (rise + 1), max(0.0, (total - step) / max(1, total - rise)))
+
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
 @contextmanager
 def _trainer(config: RunConfig, label: str, epochs: int | None, callbacks: list[Callback]) -> Iterator[Trainer]:
     drawn = sys.stderr.isatty() and sys.stdout.isatty()

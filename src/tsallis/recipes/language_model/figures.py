@@ -7,12 +7,12 @@ from collections.abc import Callable
 import numpy as np
 from matplotlib.figure import Figure
 
+from .._shared.clock import SECONDS
 from .._shared.files import read_table
 from .._shared.runs import Run
 from .._shared.tables import rows_of
 
 Series = Callable[[Run], dict[float, float]]
-SECONDS = "seconds.csv"
 
 
 def seconds_per_step(run: Run) -> list[tuple[int, float]]:

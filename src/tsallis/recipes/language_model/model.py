@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from typing import Any
 
 import torch
@@ -13,7 +12,7 @@ from torch.nn import functional as F
 
 import tsallis as ts
 
-from .._shared.training import log_means
+from .._shared.training import log_means, scheduled
 from .config import Config
 from .heads import SAMPLE, head_of
 
@@ -97,8 +96,6 @@ class Training(LightningModule):
         self.config = config
         self.model = Transformer(config, words)
         self.head = head_of(config)
-        self.seconds: list[float] = []
-        self._began = 0.0
 
     def scores(self, hidden: Tensor) -> Tensor:
         """Of all words."""
@@ -113,13 +110,7 @@ class Training(LightningModule):
         if alphas := list(self.head.parameters()):
             groups.append({"params": alphas, "lr": config.alpha_lr})
         optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.98), weight_decay=0.0)
-        total, rise = config.steps * config.epochs, min(config.warmup, config.steps * config.epochs - 1)
-
-        def share(step: int) -> float:
-            return (step + 1) / (rise + 1) if step < rise else max(0.0, (total - step) / (total - rise))
-
-        rate = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": rate, "interval": "step"}}
+        return scheduled(optimizer, config.warmup, config.steps * config.epochs)
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
         nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)
@@ -137,12 +128,6 @@ class Training(LightningModule):
             "metrics": {"loss": loss, "support": support, "alpha": alpha},
             "examples": len(windows),
         }
-
-    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        self._began = time.perf_counter()
-
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        self.seconds.append(time.perf_counter() - self._began)
 
     def _evaluate(self, stage: str, batch: tuple[Tensor, Tensor]) -> None:
         windows, target = batch

@@ -8,10 +8,10 @@ from functools import cache
 from pathlib import Path
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from .._shared.files import read_json, read_table, write, write_json, write_table
+from .._shared.clock import Clock, median
+from .._shared.files import read_json, write, write_json
 from .._shared.loading import Loader
 from .._shared.runs import Result, Run
 from .._shared.seeding import generator, seed_all
@@ -20,7 +20,7 @@ from .._shared.training import evaluate, fit
 from . import measures, sampling
 from .config import Config
 from .data import Stream, Text, load
-from .figures import SECONDS, figures, seconds_per_step
+from .figures import figures, seconds_per_step
 from .generation import HUMAN, readable, statistics
 from .generation import write as write_texts
 from .model import EPSILON, Training
@@ -55,21 +55,6 @@ SHOWN = 4
 FEWEST = 512
 
 
-class Clock(Callback):
-    """Seconds of each step, median over each epoch, in a file of their own: they are no result of the seed."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        assert isinstance(pl_module, Training)
-        epoch, seconds = trainer.current_epoch + 1, sorted(pl_module.seconds)
-        pl_module.seconds.clear()
-        before = [row for row in read_table(self.path) if row["epoch"] < epoch] if self.path.exists() else []
-        if seconds:
-            write_table(self.path, [*before, {"epoch": epoch, "seconds": seconds[len(seconds) // 2]}])
-
-
 def train(config: Config, folder: Path) -> Result:
     """Train, then measure every sampling method; goes on where the folder stopped."""
     text = load(config)
@@ -78,7 +63,7 @@ def train(config: Config, folder: Path) -> Result:
     task = Training(config, text.words)
     fitted = fit(
         config, task, _parts(text.train, config), _spread(text.validation, config, config.validation), folder,
-        epochs=config.epochs, monitor="val/surprise", label=folder.name, callbacks=[Clock(folder / SECONDS)],
+        epochs=config.epochs, monitor="val/surprise", label=folder.name, callbacks=[Clock(folder, median)],
     )  # fmt: skip
     found = {
         name: evaluate(config, task, _spread(stream, config), folder.name)

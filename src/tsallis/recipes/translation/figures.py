@@ -12,13 +12,15 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from ...attention import plot_density, plot_heads, plot_per_head, plot_trajectories
+from ...nn.alpha import START
+from .._shared.clock import SECONDS
 from .._shared.files import read_json, read_table, read_weights
 from .._shared.plots import curves
 from .._shared.runs import Run
 from .._shared.tables import rows_of
-from .findings import ASKED, MOVED, START, moved
+from .findings import ASKED, MOVED, moved
 from .heads import EXAMPLE, HEADS, NAMES, TOKENS
-from .model import ALPHAS, SECONDS
+from .model import ALPHAS
 
 Drawn = dict[str, tuple[Figure, str]]
 Heads = list[dict[str, float]]
@@ -82,8 +84,9 @@ def by_layer(runs: list[Run], name: str) -> Figure:
 
 def _line(ax: Axes, label: str, tables: list[Heads], kind: int, name: str) -> None:
     layers = sorted({int(head["layer"]) for head in tables[0]})
-    own = [[h[name] for table in tables for h in table if h["type"] == kind and h["layer"] == i] for i in layers]
-    ax.plot(layers, [np.mean(values) for values in own], marker="o", label=label)
+    found = [h for table in tables for h in table if h["type"] == kind and name in h]
+    own = [[h[name] for h in found if h["layer"] == i] for i in layers]
+    ax.plot(layers, [float(np.mean(values)) if values else np.nan for values in own], marker="o", label=label)
     ax.set_xticks(layers)
 
 

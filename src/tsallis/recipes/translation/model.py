@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from .patterns import PatternAttention
 from .pieces import Pieces
 from .translate import greedy, scores
 
-ALPHAS, SECONDS = "alphas.csv", "seconds.csv"
+ALPHAS = "alphas.csv"
 
 
 def build(config: Config, pieces: int) -> TransformerSeq2Seq:
@@ -69,35 +68,3 @@ class Alphas(Callback):
         assert isinstance(pl_module.model, TransformerSeq2Seq)
         row = named_alphas(pl_module.model)
         write_table(self.path, [*(r for r in read_table(self.path) if r["step"] < step), {"step": step, **row}])
-
-
-class Clock(Callback):
-    """Seconds of the training steps of each epoch, by the wall's clock and the processor's, in a file of their own:
-    they are no result of the seed. Validation and checkpoints are not counted.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.spent = [0.0, 0.0]
-        self._began = (0.0, 0.0)
-
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        self._began = (time.perf_counter(), time.process_time())
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        now = (time.perf_counter(), time.process_time())
-        self.spent = [before + b - a for before, a, b in zip(self.spent, self._began, now, strict=True)]
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        epoch = trainer.current_epoch + 1
-        row = {"epoch": epoch, "seconds": self.spent[0], "processor": self.spent[1]}
-        write_table(self.path, [*(r for r in read_table(self.path) if r["epoch"] < epoch), row])
-        self.spent = [0.0, 0.0]
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"spent": self.spent}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.spent = state_dict["spent"]

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from ...nn import TransformerSeq2Seq
+from .._shared.clock import Clock, total
 from .._shared.config import build as configured
 from .._shared.files import read_json, read_table, read_yaml, write, write_json
 from .._shared.predictions import Prediction
@@ -21,7 +22,7 @@ from .data import Corpus, encoded, load
 from .figures import figures, spent
 from .findings import MOVED, findings, measures
 from .heads import HEADS, NAMES, analyse, draw_example
-from .model import ALPHAS, SECONDS, Alphas, Clock, Training, build
+from .model import ALPHAS, Alphas, Training, build
 from .pieces import Pieces
 from .translate import Score, rates, scores, texts, translate
 
@@ -53,13 +54,13 @@ def train(config: Config, folder: Path) -> Result:
     batches = pairs.batches(config.batch_tokens, config.seed)
     seed_all(config.seed, "weights")
     model = build(config, len(pieces))
-    total = config.epochs * math.ceil(batches.n / config.devices)
-    task = Training(config, model, total, pieces, corpus.validation)
+    steps = config.epochs * math.ceil(batches.n / config.devices)
+    task = Training(config, model, steps, pieces, corpus.validation)
     # Validation takes sentences of any length, as tests do.
     fitted = fit(
         config, task, batches, encoded(corpus.validation, pieces, 10**6).evaluation(config.search_batch), folder,
         epochs=config.epochs, monitor="val/lost", label=folder.name,
-        callbacks=[Alphas(folder / ALPHAS, config), Clock(folder / SECONDS)],
+        callbacks=[Alphas(folder / ALPHAS, config), Clock(folder, total)],
     )  # fmt: skip
     best = next(row for row in fitted.history if row["epoch"] == fitted.best_epoch)
     measured, scored = _tested(config, model, pieces, corpus, folder)
