@@ -21,9 +21,22 @@ from transformers.utils import logging
 
 import tsallis as ts
 from tsallis.core.errors import ParameterError
-from tsallis.integrations.transformers import EntmaxLogitsProcessor, generation_options
+from tsallis.decoding import Status
+from tsallis.integrations.transformers import EntmaxLogitsProcessor, certified_search, generation_options
 
-from .transformers_oracle import EOS, PROMPTS, WORDS, all_sequences, batch, gpt2, mapped, ranked, scores_after, t5
+from .transformers_oracle import (
+    EOS,
+    PROMPTS,
+    WORDS,
+    all_sequences,
+    batch,
+    gpt2,
+    llama,
+    mapped,
+    ranked,
+    scores_after,
+    t5,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -52,6 +65,15 @@ def test_logarithms_of_entmax(alpha: Any) -> None:
 def test_softmax_does_not_underflow() -> None:
     out = EntmaxLogitsProcessor(1.0)(IDS, torch.tensor([[0.0, 200.0]]))
     assert out.tolist() == [[-200.0, 0.0]]
+
+
+@pytest.mark.parametrize(("alpha", "above"), [(1.0, 200.0), (1.01, 80.0), (0.9, 1e6)])
+def test_small_probabilities_are_no_zeros_to_a_search(alpha: float, above: float) -> None:
+    model = llama().float()
+    model.lm_head.bias.data[EOS] = above
+    options = {"custom_generate": certified_search, "alpha": alpha, "num_beams": 2, "max_new_tokens": 3}
+    found = model.generate(**batch(PROMPTS, model), return_dict_in_generate=True, **options)
+    assert all(c.status == Status.ARGMAX_EXACT for c in found.certificates)
 
 
 @pytest.mark.parametrize("alpha", [-0.1, math.inf, math.nan, "learn", True, torch.tensor(1.5, requires_grad=True)])
