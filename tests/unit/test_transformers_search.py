@@ -20,7 +20,7 @@ from tsallis.core.errors import NumericalError, ParameterError
 from tsallis.decoding import Status
 from tsallis.integrations.transformers import EntmaxLogitsProcessor, PagedKeyValues, certified_search
 
-from .transformers_oracle import EOS, MODELS, PAD, PROMPTS, all_sequences, batch, found_in, gpt2, llama, ranked, t5
+from .transformers_oracle import EOS, MODELS, PAD, PROMPTS, all_sequences, batch, found_in, gpt2, ranked, t5
 
 LENGTH = 5
 
