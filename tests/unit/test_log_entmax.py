@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import tsallis as ts
-from tsallis.mappings.entmax import log_entmax
+from tsallis.decoding import log_entmax
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 ALPHAS = [0.0, 0.5, 0.9, 0.999, 1.0, 1.0 + 1e-9, 1.001, 1.01, 1.1, 1.2, 1.25, 1.5, 2.0, 3.0]

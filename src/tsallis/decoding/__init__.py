@@ -4,6 +4,7 @@ from . import metrics
 from .beam import Decoded, beam_search
 from .certificates import Certificate, Status
 from .exact import exact_search
+from .logarithms import log_entmax
 from .plots import plot_alignment, plot_tree
 from .sampling import sample
 from .steps import Hypothesis, Joinable, Selectable
@@ -19,6 +20,7 @@ __all__ = [
     "Tree",
     "beam_search",
     "exact_search",
+    "log_entmax",
     "metrics",
     "plot_alignment",
     "plot_tree",

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.errors import ParameterError, ShapeError
-from ..mappings.entmax import log_entmax
+from ..decoding import log_entmax
 from .losses import LinearEntmaxLoss
 
 # Where sequences of a batch are over: no token has this number.

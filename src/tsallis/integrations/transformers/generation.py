@@ -9,7 +9,7 @@ from transformers import LogitsProcessor, LogitsProcessorList
 
 from ...core.errors import ParameterError
 from ...core.inputs import is_number
-from ...mappings.entmax import log_entmax
+from ...decoding import log_entmax
 
 # What else than entmax may choose among tokens, and the values at which each does nothing. Processors of some are added
 # by `generate` behind those that a caller passes.

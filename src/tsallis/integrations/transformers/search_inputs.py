@@ -21,7 +21,7 @@ from transformers.generation.logits_process import (
 from transformers.generation.stopping_criteria import EosTokenCriteria, MaxLengthCriteria
 
 from ...core.errors import ParameterError
-from ...mappings.entmax import log_entmax
+from ...decoding import log_entmax
 from .generation import EntmaxLogitsProcessor, checked_alpha
 from .rows import Rows, chosen
 from .search_step import CACHES
