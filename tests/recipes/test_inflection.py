@@ -6,6 +6,7 @@ import gzip
 import json
 import math
 import os
+import unicodedata
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from tsallis.recipes._shared.pairs import Pairs, Vocabulary, read_vocabularies, 
 from tsallis.recipes._shared.seq2seq import SequenceTraining, load_weights, search
 from tsallis.recipes.inflection import recipe
 from tsallis.recipes.inflection.config import Config
-from tsallis.recipes.inflection.data import BACK, FRONT, Word, letters, load, word_of
+from tsallis.recipes.inflection.data import BACK, FRONT, Word, letters, load, tags_of, word_of
 from tsallis.recipes.inflection.findings import edits, examine, macro
 from tsallis.recipes.inflection.model import build
 
@@ -47,15 +48,16 @@ def _written(folder: Path, **changes: str) -> Config:
 def test_words_of_files_as_tokens(tmp_path: Path) -> None:
     data = load(_written(tmp_path))
     assert data.train.words[0] == Word("german", "gehen", ("V", "PST"), "ist gegangen")
-    assert data.train.words[0].source == ["<german>", "<V>", "<PST>", *"gehen"]
+    assert data.train.words[0].source == ["language german", "tag V", "tag PST", *"gehen"]
     assert letters("ist g") == ["i", "s", "t", "<space>", "g"]
     assert word_of(letters("ist g")) == "ist g"
     source, target = data.train.pairs.batch(torch.tensor([1, 0]))
     assert source.shape == (2, 9)
-    assert data.source.decode(source[1].tolist()) == ["<german>", "<V>", "<PST>", *"gehen"]
+    assert data.source.decode(source[1].tolist()) == ["language german", "tag V", "tag PST", *"gehen"]
     assert source[1].tolist()[-1] == 0
     assert source[0].tolist()[-2:] == [0, -1]
     assert word_of(data.target.decode(target[1].tolist())) == "ist gegangen"
+    assert tags_of("ADJ;ABL; PL") == ("ADJ", "ABL", "PL")
     # Letters that training has not seen are all one.
     assert data.test.pairs.sources[0].tolist()[3:] == [1, 1, 0]
 
@@ -229,21 +231,34 @@ def test_options_choose_rows_of_two_fields() -> None:
 def test_predict_answers_each_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run, asked, page = tmp_path / "run", tmp_path / "asked.tsv", tmp_path / "page"
     assert main(["run", "inflection", "--preset", "smoke", "--attention", "1.5", "--out", str(run)]) == 0
-    lines = [
-        "harmonic\tpaku\tN;PL", "", "harmonic\tpaku", "elvish\tpaku\tN;PL", "open\tpaxu\tN;PL", "open\tpaku\tN;DU",
-        "open\t" + "pa" * 5000 + "\tN;PL", " open \t mölö \t N;IN ", "open\t<script>\tN;IN",
-    ]  # fmt: skip
+    right = ["harmonic\tpaku\tN;PL", " open \t mölö \t N; IN ", unicodedata.normalize("NFD", "open\tmölö\tN;IN")]
+    wrong = {
+        "": "An empty line",
+        "harmonic\tpaku": "2 fields",
+        "harmonic\t\tN;PL": "No lemma",
+        "elvish\tpaku\tN;PL": "language 'elvish', which",
+        "N\tpaku\tharmonic": "language 'N', tag 'harmonic', which",  # columns that are swapped
+        "harmonic\tpaku\tend": "tag 'end', which",
+        "unknown\tpaku\tN;PL": "language 'unknown', which",
+        "open\tpaxu\tN;PL": "letter 'x', which",
+        "open\tpaku\tN;DU": "tag 'DU', which",
+        "open\tpaku\tN;;PL": "tag '', which",
+        "open\tpaku\t" + "N" * 10_000: f"tag {'N' * 29 + '…'!r}, which",
+        "open\tpaku\t" + "N;" * 10_000: "10001 tags. Expected at most 20",
+        "open\t" + "pa" * 5000 + "\tN;PL": "10000 letters. Expected at most 20",
+        "open\t<script>\tN;IN": "letter '<', letter 'c', letter 'r', letter 'i', letter '>', which",
+        "open\tbcdfghijk\tN;PL": "letter 'b', letter 'c', letter 'd', letter 'f', letter 'g' and 3 more, which",
+    }
+    lines = [right[0], *wrong, *right[1:]]
     asked.write_text("\n".join(lines) + "\n")
     capsys.readouterr()
     assert main(["predict", str(run), str(asked), "--format", "json", "--explain", str(page)]) == 1
     answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert len(answers) == len(lines)
-    assert [i for i, answer in enumerate(answers) if answer["reason"] is None] == [0, 7]
-    for answer, said in zip(
-        answers[1:7], ["An empty line", "2 fields", "<elvish>", "x, which", "<DU>", "10000 letters"], strict=True
-    ):
-        assert said in answer["reason"]
+    for said, answer in zip(wrong.values(), answers[1:-2], strict=True):
+        assert said in (answer["reason"] or "")
         assert answer["prediction"] is None
+    assert answers[-1] == {**answers[-2], "line": len(lines)}
     assert 0 < answers[0]["probability"] <= 1
     assert "<script>" not in (page / "index.html").read_text()
     # The same as the library finds.
@@ -255,8 +270,8 @@ def test_predict_answers_each_line(tmp_path: Path, capsys: pytest.CaptureFixture
     found = search(model, [torch.tensor(data.source.encode(word.source))], config)
     best = found.best[0]
     assert best is not None
-    assert answers[7]["prediction"] == word_of(data.target.decode(best.tokens))
-    assert answers[7]["log_prob"] == pytest.approx(best.log_prob, abs=1e-6)
+    assert answers[-1]["prediction"] == word_of(data.target.decode(best.tokens))
+    assert answers[-1]["log_prob"] == pytest.approx(best.log_prob, abs=1e-6)
     (run / "sparse-seed0" / "vocabularies.json").unlink()
     assert main(["predict", str(run), str(asked)]) == 2
     assert "vocabularies.json" in capsys.readouterr().err

@@ -33,13 +33,18 @@ class Word:
 
     @property
     def source(self) -> list[str]:
-        """What the model reads."""
-        return [f"<{self.language}>", *(f"<{tag}>" for tag in self.tags), *letters(self.lemma)]
+        """What the model reads: no language is a tag, and neither is a letter or the end of a word."""
+        return [f"language {self.language}", *(f"tag {tag}" for tag in self.tags), *letters(self.lemma)]
 
 
 def letters(word: str) -> list[str]:
     """Tokens of a word."""
     return [SPACE if letter == " " else letter for letter in word]
+
+
+def tags_of(field: str) -> tuple[str, ...]:
+    """The tags of a column; spaces around them are slips of the data."""
+    return tuple(tag.strip() for tag in field.split(";"))
 
 
 def word_of(tokens: Iterable[str]) -> str:
@@ -111,7 +116,7 @@ def _parsed(line: str, language: str, where: str) -> Word:
     if len(fields) != 3 or not all(fields):
         raise DataError(f"{where}: {len(fields)} fields", "lemma, form and tags, parted by tabs", "Get the file again")
     lemma, form, tags = fields
-    return Word(language, lemma, tuple(tags.split(";")), form)
+    return Word(language, lemma, tags_of(tags), form)
 
 
 # Of the made languages: how many lemmas their parts have, and sounds of stems.

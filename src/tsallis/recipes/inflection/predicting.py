@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable, Iterator
 
 from .._shared.config import build as configured
@@ -12,8 +13,13 @@ from .._shared.predictions import Prediction
 from .._shared.runs import CONFIG, Run
 from .._shared.seq2seq import load_weights, predictions
 from .config import Config
-from .data import Word, word_of
+from .data import Word, tags_of, word_of
 from .model import VOCABULARIES, build
+
+COLUMNS = "language, lemma and tags, parted by tabs"
+EXAMPLE = "Write a line such as german\\tHaus\\tN;DAT;PL"
+# Unknown tokens that a message names.
+SHOWN = 5
 
 
 def predict(run: Run, lines: Iterable[str], *, explain: bool = False) -> Iterator[Prediction]:
@@ -38,19 +44,34 @@ def predict(run: Run, lines: Iterable[str], *, explain: bool = False) -> Iterato
 
 def _asked(line: str, source: Vocabulary, config: Config) -> list[str]:
     """What the model reads of a line."""
-    fields = line.split("\t")
-    if len(fields) != 3 or not all(field.strip() for field in fields):
+    # All of the data is composed.
+    fields = [field.strip() for field in unicodedata.normalize("NFC", line).split("\t")]
+    if len(fields) != 3:
+        raise LineError(f"{len(fields)} fields", COLUMNS, EXAMPLE)
+    if empty := [name for name, field in zip(("language", "lemma", "tags"), fields, strict=True) if not field]:
+        raise LineError(f"No {' and no '.join(empty)}", COLUMNS, EXAMPLE)
+    language, lemma, tags = fields
+    word = Word(language, lemma, tags_of(tags), "")
+    for kind, parts in (("letters", lemma), ("tags", word.tags)):
+        if len(parts) > config.max_length:
+            raise LineError(f"{len(parts)} {kind}", f"at most {config.max_length}", "Ask for less")
+    unknown = list(dict.fromkeys(token for token in word.source if token not in source.numbers))
+    if unknown:
+        shown = [_shown(token) for token in unknown[:SHOWN]]
         raise LineError(
-            f"{len(fields)} fields", "language, lemma and tags, parted by tabs", "Such as: german\tHaus\tN;DAT;PL"
-        )
-    language, lemma, tags = (field.strip() for field in fields)
-    if len(lemma) > config.max_length:
-        raise LineError(f"A lemma of {len(lemma)} letters", f"at most {config.max_length}", "Ask for a shorter one")
-    tokens = Word(language, lemma, tuple(tags.split(";")), "").source
-    if unknown := list(dict.fromkeys(token for token in tokens if token not in source.numbers)):
-        raise LineError(
-            f"{', '.join(unknown)}, which the training has not seen",
+            f"{', '.join(shown)}{f' and {len(unknown) - SHOWN} more' if len(unknown) > SHOWN else ''}, "
+            "which the training has not seen",
             "a language, tags and letters that it has",
-            "Train with them, or ask for something else",
+            "Ask for something else, or train with them",
         )
-    return tokens
+    return word.source
+
+
+def _shown(token: str) -> str:
+    """A token that is unknown, as it was written."""
+    kind, parted, name = token.partition(" ")
+    return f"{kind} {_short(name)!r}" if parted else f"letter {token!r}"
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 30 else name[:29] + "…"
