@@ -60,7 +60,8 @@ def linear_entmax_loss(
     touched. While most words are in the support, as in an untrained model, chunks of dense scores serve instead.
 
     Args:
-        hidden: (..., h) hidden states. Half precision is computed in float32, also under autocast.
+        hidden: (..., h) hidden states. Half precision is computed in float32. Under autocast dense chunks multiply in
+            its dtype, as `torch.nn.Linear` does, and losses, lists and sums over chunks are in float32.
         weight: (V, h), as in `torch.nn.Linear`; may be tied to an embedding.
         target: class indices of shape (...).
         bias: (V).
@@ -141,8 +142,12 @@ def _linear_loss(
             "Correct the targets",
         )
     report = LinearReport()
-    layer = Layer(mapping, amount, sparse_grad, method, backend, torch.is_grad_enabled(), report)
-    with torch.autocast(flat.device.type, enabled=False):
+    device = flat.device.type
+    factors = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+    if torch.float64 in (flat.dtype, weight.dtype) or factors not in HALF:
+        factors = None
+    layer = Layer(mapping, amount, sparse_grad, method, backend, torch.is_grad_enabled(), factors, report)
+    with torch.autocast(device, enabled=False):
         losses = _losses(layer, flat, weight, bias, index, params)
     if reduction != "none":
         loss = reduce(losses, reduction)

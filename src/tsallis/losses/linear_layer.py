@@ -54,6 +54,8 @@ class Layer:
     backend: str | None
     # Whether gradients may be asked for: inside a Function's forward pass PyTorch does not say.
     recorded: bool
+    # Of the factors of products in dense chunks, under autocast; None for that of the hidden states.
+    factors: torch.dtype | None
     report: LinearReport = field(compare=False)
 
     def whole(
@@ -107,7 +109,7 @@ def rowless(x: Number) -> Number:
 
 
 class Gradients:
-    """Sums of gradients over chunks of scores."""
+    """Sums of gradients over chunks of scores, in the dtypes of hidden states, weight and bias."""
 
     def __init__(self, hidden: Tensor, weight: Tensor, bias: Tensor | None, wanted: Sequence[bool]) -> None:
         self.hidden = torch.empty_like(hidden) if wanted[0] else None
@@ -115,12 +117,17 @@ class Gradients:
         self.bias = torch.zeros_like(bias) if bias is not None and wanted[2] else None
 
     def add(self, rows: slice, dz: Tensor, hidden: Tensor, weight: Tensor) -> None:
-        if self.hidden is not None:
-            torch.mm(dz, weight, out=self.hidden[rows])
-        if self.weight is not None:
-            self.weight.addmm_(dz.t(), hidden[rows])
+        """Of a chunk of scores, with hidden states and weight as they were multiplied."""
         if self.bias is not None:
             self.bias += dz.sum(0)
+        dz = dz.to(weight.dtype)
+        if self.hidden is not None:
+            self.hidden[rows] = dz @ weight
+        if self.weight is not None:
+            if dz.dtype == self.weight.dtype:
+                self.weight.addmm_(dz.t(), hidden[rows])
+            else:
+                self.weight += dz.t() @ hidden[rows]
 
     def scale(self, factor: Tensor) -> None:
         """Multiply all of them."""
@@ -137,11 +144,14 @@ def dense(
     chunk = CHUNK if hidden.is_cpu else CHUNK_ELSEWHERE
     rows = max(FEWEST, chunk // (weight.element_size() * max(len(weight), 1)))
     gradients = None if g is None else Gradients(hidden, weight, bias, wanted)
+    compute = hidden.dtype
+    if layer.factors is not None:
+        hidden, weight = hidden.to(layer.factors), weight.to(layer.factors)
     losses: list[Tensor] = []
     slopes: list[list[Tensor]] = [[] for _ in params]
     for begin in range(0, len(hidden), rows):
         chosen = slice(begin, begin + rows)
-        z = functional.linear(hidden[chosen], weight, bias)
+        z = functional.linear(hidden[chosen], weight, None if bias is None else bias.to(weight.dtype)).to(compute)
         own = [x[chosen] if isinstance(x, Tensor) and x.dim() else x for x in params]
         if g is None or gradients is None:
             losses.append(layer.of_scores(z, index[chosen], own))
