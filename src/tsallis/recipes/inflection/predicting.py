@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from .._shared.config import build as configured
-from .._shared.files import read_yaml
 from .._shared.lines import LineError, answers
 from .._shared.pairs import END, Vocabulary, read_vocabularies
 from .._shared.predictions import Prediction
-from .._shared.runs import CONFIG, Run
+from .._shared.runs import Run, read_config
 from .._shared.seq2seq import load_weights, predictions
 from .config import Config
 from .data import Word, word_of
@@ -18,8 +16,7 @@ from .model import VOCABULARIES, build
 
 def predict(run: Run, lines: Iterable[str], *, explain: bool = False) -> Iterator[Prediction]:
     """The form that each line asks for: language, lemma and tags, parted by tabs; tags by semicolons."""
-    path = run.folder / CONFIG
-    config = configured(Config, read_yaml(path), str(path))
+    config = read_config(Config, run.folder)
     source, target = read_vocabularies(run.folder / VOCABULARIES, "source", "target")
     model = build(config, len(source), len(target))
     load_weights(model, run.folder)
