@@ -60,6 +60,11 @@ def test_words_of_files_as_tokens(tmp_path: Path) -> None:
     assert data.test.pairs.sources[0].tolist()[3:] == [1, 1, 0]
 
 
+def test_words_may_hold_what_others_take_for_ends_of_lines(tmp_path: Path) -> None:
+    data = load(_written(tmp_path, xx_dev="to\u2028r\tt\x0bore\tN;PL\r\n"))
+    assert data.dev.words == [Word("german", "to\u2028r", ("N", "PL"), "t\x0bore")]
+
+
 @pytest.mark.parametrize("line", ["gehen\tging", "gehen\tging\tV\tX", "gehen\t\tV", "gehen ging V"])
 def test_lines_that_are_no_words(line: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"german-dev\.gz, line 2.*parted by tabs"):
@@ -104,6 +109,11 @@ def test_vocabularies_come_back(tmp_path: Path) -> None:
     source, target = read_vocabularies(tmp_path / "v.json", "source", "target")
     assert (source.tokens, target.tokens) == (known.tokens, ("<end>", "<unknown>", "x"))
     assert source.decode(source.encode(["a", "?", "c"])) == ["a", "<unknown>", "c"]
+    with pytest.raises(DataError, match="The token <unknown>"):
+        Vocabulary.of([["<unknown>", "a"]])
+    write_json(tmp_path / "w.json", {"source": ["<end>", "<unknown>", "a", "b", "a"]})
+    with pytest.raises(RunError, match=r"w\.json: vocabulary 'source' has a token twice"):
+        read_vocabularies(tmp_path / "w.json", "source")
     for wrong in ([], {"source": 3}, {"source": ["a", "b"]}, {"source": ["<end>", "<unknown>", 3]}):
         write_json(tmp_path / "w.json", wrong)
         with pytest.raises(RunError, match=r"w\.json: no vocabulary 'source'"):

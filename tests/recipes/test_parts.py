@@ -15,7 +15,7 @@ import torch
 from tsallis.core.errors import TsallisError
 from tsallis.recipes._shared import files
 from tsallis.recipes._shared.config import RunConfig
-from tsallis.recipes._shared.datasets import DataError, Source, locate, read_idx
+from tsallis.recipes._shared.datasets import DataError, Source, locate, read_idx, read_lines
 from tsallis.recipes._shared.files import RunError
 from tsallis.recipes._shared.loading import Loader
 from tsallis.recipes._shared.packages import require
@@ -234,6 +234,23 @@ def test_rates_rise_and_fall_on_lines(rise: int, expected: list[float]) -> None:
         optimizer.step()
         scheduler.step()
     assert found == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ("", []),
+        ("\n", [""]),
+        ("a\n\nb", ["a", "", "b"]),
+        ("a\r\nb\r\n", ["a", "b"]),
+        ("a\x0bb\x0c\x1c\x85\u2028\u2029c\rd\n", ["a\x0bb\x0c\x1c\x85\u2028\u2029c\rd"]),
+    ],
+)
+def test_lines_end_in_line_feeds_only(text: str, lines: list[str], tmp_path: Path) -> None:
+    (tmp_path / "plain").write_bytes(text.encode())
+    (tmp_path / "packed").write_bytes(gzip.compress(text.encode()))
+    for name in ("plain", "packed"):
+        assert read_lines(tmp_path / name, "text") == lines
 
 
 def test_packages_that_are_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
