@@ -25,6 +25,7 @@ import tsallis as ts
 from tsallis import recipes
 from tsallis.cli import predict as command
 from tsallis.cli.main import main
+from tsallis.decoding import Certificate, Status
 from tsallis.recipes._shared import explanations, files
 from tsallis.recipes._shared.predictions import Prediction
 
@@ -296,6 +297,27 @@ def test_the_page_shows_every_line_and_obeys_none(run: Path, capsys: pytest.Capt
     rows = read_tsv(plain)
     assert any(label.startswith(rows[3]["prediction"][:1]) for label in labels[3])
     assert f"{rows[3]['certificate']}" in page
+
+
+@pytest.mark.parametrize(
+    ("status", "predicted", "words"),
+    [
+        (Status.UNKNOWN, True, "UNKNOWN: nothing is proved."),
+        (Status.BOUNDED, True, "BOUNDED(2): a more probable sequence may exist. Proved: none that was not found is "
+         "above 0.25."),
+        (Status.BOUNDED, False, "BOUNDED(2): nothing was found. Proved: no sequence is above 0.25."),
+        (Status.ARGMAX_EXACT, True, "ARGMAX_EXACT: proved: no sequence is more probable; none that was not found is "
+         "above 0.25."),
+        (Status.ENUMERATED, True, "ENUMERATED: proved: every sequence of non-zero probability was found."),
+    ],
+)  # fmt: skip
+def test_the_page_says_what_is_proved(status: Status, predicted: bool, words: str, tmp_path: Path) -> None:
+    unseen = {Status.UNKNOWN: math.nan, Status.ENUMERATED: -math.inf}.get(status, math.log(0.25))
+    proof = Certificate(status, 2.0, 0.5, unseen, 1)
+    with explanations.explanations(tmp_path, "Toy") as page:
+        page.add(1, "a", Prediction("b" if predicted else None, -1.0, proof, reason=None if predicted else "None"))
+    assert f"<p>{words}</p>" in (tmp_path / "index.html").read_text()
+    assert explanations.proved(Certificate(Status.BOUNDED, 2.0, 0.0, -2000.0, 0), True).endswith("above 2.57654e-869.")
 
 
 def test_the_page_ends_somewhere(

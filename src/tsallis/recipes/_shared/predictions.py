@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 
 from torch import Tensor
 
@@ -104,3 +105,10 @@ def found(
         name=name or str,
         alignment=alignment,
     )
+
+
+def probability(log_prob: float) -> str:
+    """A probability with six digits, also where it is too small for a float; empty for NaN."""
+    if math.isnan(log_prob):
+        return ""
+    return f"{math.exp(log_prob) if log_prob > -700 else Decimal(log_prob).exp():.6g}"
