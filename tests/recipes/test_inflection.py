@@ -267,6 +267,13 @@ def test_predict_answers_each_line(tmp_path: Path, capsys: pytest.CaptureFixture
     assert best is not None
     assert answers[7]["prediction"] == word_of(data.target.decode(best.tokens))
     assert answers[7]["log_prob"] == pytest.approx(best.log_prob, abs=1e-6)
+    asked.write_text(lines[7] + "\n")
+    assert main(["predict", str(run), str(asked), "--format", "json", "--beam", "30", "--n-best", "2"]) == 0
+    few = json.loads(capsys.readouterr().out)
+    found = search(model, [torch.tensor(data.source.encode(word.source))], replace(config, beam=30), n_best=2)
+    texts = [word_of(data.target.decode(h.tokens)) for h in found.hypotheses[0]]
+    assert [few["prediction"], *(other["text"] for other in few["alternatives"])] == texts
+    assert few["certificate"]["status"] == found.certificates[0].status.name
     (run / "sparse-seed0" / "vocabularies.json").unlink()
     assert main(["predict", str(run), str(asked)]) == 2
     assert "vocabularies.json" in capsys.readouterr().err

@@ -306,6 +306,13 @@ def test_what_was_learned_is_told_on_a_page_and_translates_again(tmp_path: Path)
     lines = load(config).tests["made"].source
     found = translate(model, pieces, lines, config, n_best=1)
     assert [t.text or "" for t in found] == (folder / "translations-made.txt").read_text().splitlines()
+    finished = SimpleNamespace(folder=folder)
+    (wide,) = recipe.predict(finished, lines[:1], beam=7, n_best=3)
+    (expected,) = translate(model, pieces, lines[:1], replace(config, beam=7), n_best=3)
+    assert (wide.text, wide.certificate, wide.alternatives) == (
+        expected.text, expected.certificate, expected.alternatives,
+    )  # fmt: skip
+    assert len(wide.alternatives) == 2
     (folder / "pieces.json").unlink()
     with pytest.raises(RunError, match="pieces"):
         recipe.load_model(folder)

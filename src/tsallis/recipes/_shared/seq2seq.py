@@ -19,7 +19,7 @@ from ...nn.seq2seq import PADDING
 from .config import RunConfig
 from .files import RunError, read_weights
 from .pairs import padded
-from .predictions import Alignment, Prediction, found
+from .predictions import ALTERNATIVES, Alignment, Prediction, found
 from .training import log_means, scheduled
 
 # Norm at which gradients are cut.
@@ -167,12 +167,13 @@ def predictions(
         config: of the search.
         name: of a token of the target.
         spell: the text of a sequence.
-        n_best: sequences found of each, as in `beam_search`.
+        n_best: sequences sought of each, as in `beam_search`, and named: the prediction and its alternatives.
         explain: whether to add trees and alignments.
     """
     sources = [torch.tensor(numbers) for _, numbers in examples]
     device = next(model.parameters()).device
     result = search(model, sources, config, n_best=n_best)
+    alternatives = ALTERNATIVES if n_best is None else n_best - 1
     made = []
     for (tokens, _), source, hypotheses, certificate in zip(
         examples, sources, result.hypotheses, result.certificates, strict=True
@@ -182,5 +183,10 @@ def predictions(
             best = hypotheses[0].tokens
             weights = model.align(source[None].to(device), torch.tensor([best], device=device))[0].cpu()
             alignment = Alignment(tokens, [name(token) for token in best], weights)
-        made.append(found(hypotheses, certificate, spell, name=name if explain else None, alignment=alignment))
+        made.append(
+            found(
+                hypotheses, certificate, spell, alternatives=alternatives, name=name if explain else None,
+                alignment=alignment,
+            )
+        )  # fmt: skip
     return made

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 from .._shared.lines import LineError, answers
 from .._shared.pairs import END, Vocabulary, read_vocabularies
@@ -14,9 +15,12 @@ from .data import Word, word_of
 from .model import VOCABULARIES, build
 
 
-def predict(run: Run, lines: Iterable[str], *, explain: bool = False) -> Iterator[Prediction]:
+def predict(
+    run: Run, lines: Iterable[str], *, beam: int | None = None, n_best: int | None = None, explain: bool = False
+) -> Iterator[Prediction]:
     """The form that each line asks for: language, lemma and tags, parted by tabs; tags by semicolons."""
     config = read_config(Config, run.folder)
+    config = replace(config, beam=config.beam if beam is None else beam)
     source, target = read_vocabularies(run.folder / VOCABULARIES, "source", "target")
     model = build(config, len(source), len(target))
     load_weights(model, run.folder)
@@ -27,8 +31,9 @@ def predict(run: Run, lines: Iterable[str], *, explain: bool = False) -> Iterato
 
     def search(words: list[tuple[list[str], list[int]]]) -> list[Prediction]:
         return predictions(
-            model, words, config, target.tokens.__getitem__, lambda form: word_of(target.decode(form)), explain=explain
-        )
+            model, words, config, target.tokens.__getitem__, lambda form: word_of(target.decode(form)),
+            n_best=n_best, explain=explain,
+        )  # fmt: skip
 
     return answers(lines, read, search, size=config.search_batch)
 

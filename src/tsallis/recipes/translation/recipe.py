@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from ...nn import TransformerSeq2Seq
@@ -112,10 +112,13 @@ def load_model(run: Path) -> tuple[TransformerSeq2Seq, Pieces, Config]:
     return model, pieces, config
 
 
-def predict(run: Run, lines: Iterable[str], *, explain: bool = False) -> Iterator[Prediction]:
+def predict(
+    run: Run, lines: Iterable[str], *, beam: int | None = None, n_best: int | None = None, explain: bool = False
+) -> Iterator[Prediction]:
     """The translation of each line."""
     model, pieces, config = load_model(run.folder)
-    return translate(model, pieces, lines, config, explain=explain)
+    config = replace(config, beam=config.beam if beam is None else beam)
+    return translate(model, pieces, lines, config, n_best=n_best, explain=explain)
 
 
 def table(runs: list[Run]) -> list[Row]:
