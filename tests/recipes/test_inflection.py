@@ -62,6 +62,11 @@ def test_words_of_files_as_tokens(tmp_path: Path) -> None:
     assert data.test.pairs.sources[0].tolist()[3:] == [1, 1, 0]
 
 
+def test_words_may_hold_what_others_take_for_ends_of_lines(tmp_path: Path) -> None:
+    data = load(_written(tmp_path, xx_dev="to\u2028r\tt\x0bore\tN;PL\r\n"))
+    assert data.dev.words == [Word("german", "to\u2028r", ("N", "PL"), "t\x0bore")]
+
+
 @pytest.mark.parametrize("line", ["gehen\tging", "gehen\tging\tV\tX", "gehen\t\tV", "gehen ging V"])
 def test_lines_that_are_no_words(line: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"german-dev\.gz, line 2.*parted by tabs"):
@@ -106,6 +111,11 @@ def test_vocabularies_come_back(tmp_path: Path) -> None:
     source, target = read_vocabularies(tmp_path / "v.json", "source", "target")
     assert (source.tokens, target.tokens) == (known.tokens, ("<end>", "<unknown>", "x"))
     assert source.decode(source.encode(["a", "?", "c"])) == ["a", "<unknown>", "c"]
+    with pytest.raises(DataError, match="The token <unknown>"):
+        Vocabulary.of([["<unknown>", "a"]])
+    write_json(tmp_path / "w.json", {"source": ["<end>", "<unknown>", "a", "b", "a"]})
+    with pytest.raises(RunError, match=r"w\.json: vocabulary 'source' has a token twice"):
+        read_vocabularies(tmp_path / "w.json", "source")
     for wrong in ([], {"source": 3}, {"source": ["a", "b"]}, {"source": ["<end>", "<unknown>", 3]}):
         write_json(tmp_path / "w.json", wrong)
         with pytest.raises(RunError, match=r"w\.json: no vocabulary 'source'"):
@@ -272,6 +282,13 @@ def test_predict_answers_each_line(tmp_path: Path, capsys: pytest.CaptureFixture
     assert best is not None
     assert answers[-1]["prediction"] == word_of(data.target.decode(best.tokens))
     assert answers[-1]["log_prob"] == pytest.approx(best.log_prob, abs=1e-6)
+    asked.write_text(lines[-1] + "\n")
+    assert main(["predict", str(run), str(asked), "--format", "json", "--beam", "30", "--n-best", "2"]) == 0
+    few = json.loads(capsys.readouterr().out)
+    found = search(model, [torch.tensor(data.source.encode(word.source))], replace(config, beam=30), n_best=2)
+    texts = [word_of(data.target.decode(h.tokens)) for h in found.hypotheses[0]]
+    assert [few["prediction"], *(other["text"] for other in few["alternatives"])] == texts
+    assert few["certificate"]["status"] == found.certificates[0].status.name
     (run / "sparse-seed0" / "vocabularies.json").unlink()
     assert main(["predict", str(run), str(asked)]) == 2
     assert "vocabularies.json" in capsys.readouterr().err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import gzip
+import sys
 from itertools import chain
 from pathlib import Path
 
@@ -11,13 +12,18 @@ import numpy as np
 import pytest
 import torch
 
+from tsallis.core.errors import TsallisError
 from tsallis.recipes._shared import files
 from tsallis.recipes._shared.config import RunConfig
-from tsallis.recipes._shared.datasets import DataError, Source, locate, read_idx
+from tsallis.recipes._shared.datasets import DataError, Source, locate, read_idx, read_lines
 from tsallis.recipes._shared.files import RunError
 from tsallis.recipes._shared.loading import Loader
+from tsallis.recipes._shared.packages import require
 from tsallis.recipes._shared.seeding import derive, generator, seed_all
 from tsallis.recipes._shared.training import scheduled
+from tsallis.recipes.language_model.vocabulary import of_pieces
+from tsallis.recipes.translation.pieces import Pieces
+from tsallis.recipes.translation.translate import scores
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -228,3 +234,32 @@ def test_rates_rise_and_fall_on_lines(rise: int, expected: list[float]) -> None:
         optimizer.step()
         scheduler.step()
     assert found == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ("", []),
+        ("\n", [""]),
+        ("a\n\nb", ["a", "", "b"]),
+        ("a\r\nb\r\n", ["a", "b"]),
+        ("a\x0bb\x0c\x1c\x85\u2028\u2029c\rd\n", ["a\x0bb\x0c\x1c\x85\u2028\u2029c\rd"]),
+    ],
+)
+def test_lines_end_in_line_feeds_only(text: str, lines: list[str], tmp_path: Path) -> None:
+    (tmp_path / "plain").write_bytes(text.encode())
+    (tmp_path / "packed").write_bytes(gzip.compress(text.encode()))
+    for name in ("plain", "packed"):
+        assert read_lines(tmp_path / name, "text") == lines
+
+
+def test_packages_that_are_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert require("importlib.metadata", "what reads versions").version("torch") == torch.__version__
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    with pytest.raises(TsallisError, match=r"No package tokenizers\. Expected what learns .*--pieces 0"):
+        of_pieces(["a"], 300)
+    with pytest.raises(TsallisError, match=r"No package tokenizers\. Expected what cuts .*'tsallis\[recipes\]'"):
+        Pieces.learn(["a"], 300)
+    monkeypatch.setitem(sys.modules, "sacrebleu.metrics", None)
+    with pytest.raises(TsallisError, match=r"No package sacrebleu\. Expected what computes BLEU"):
+        scores(["a"], ["a"])

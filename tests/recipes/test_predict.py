@@ -23,8 +23,9 @@ import torch
 
 import tsallis as ts
 from tsallis import recipes
-from tsallis.cli import predict as command
+from tsallis.cli import answers
 from tsallis.cli.main import main
+from tsallis.decoding import Certificate, Status
 from tsallis.recipes._shared import explanations, files
 from tsallis.recipes._shared.predictions import Prediction
 
@@ -77,7 +78,7 @@ def unescaped(cell: str) -> str:
 
 def read_tsv(text: str) -> list[dict[str, str]]:
     head, *rows = [line.split("\t") for line in text.removesuffix("\n").split("\n")]
-    assert head == list(command.COLUMNS)
+    assert head == list(answers.COLUMNS)
     return [dict(zip(head, map(unescaped, row), strict=True)) for row in rows]
 
 
@@ -146,7 +147,7 @@ def test_bad_lines_get_a_reason_and_the_others_go_on(run: Path, capsys: pytest.C
     assert len(rows) == 3 * len(bad)
     for place, reason in enumerate(bad.values()):
         first, refused, second = rows[3 * place : 3 * place + 3]
-        assert refused == dict.fromkeys(command.COLUMNS, "") | {"line": str(3 * place + 2), "reason": reason}
+        assert refused == dict.fromkeys(answers.COLUMNS, "") | {"line": str(3 * place + 2), "reason": reason}
         assert first | {"line": "1"} == alone["abc"]
         assert second | {"line": "1"} == alone["é"]
     assert main(["predict", str(run), str(run.parent / "lines.txt")]) == 1
@@ -156,8 +157,52 @@ def test_bad_lines_get_a_reason_and_the_others_go_on(run: Path, capsys: pytest.C
     )
 
 
+def test_what_a_terminal_obeys_is_escaped(run: Path, capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
+    def refuse(run, lines, **_):
+        return (Prediction(None, reason=f"The word {line}") for line in lines)
+
+    monkeypatch.setattr(recipes, "load", lambda name: SimpleNamespace(predict=refuse))
+    (run.parent / "lines.txt").write_bytes(b"\x1b[2Ja\rb\x07\n")
+    assert main(["predict", str(run), str(run.parent / "lines.txt")]) == 1
+    printed = capsys.readouterr()
+    for text in (printed.out, printed.err):
+        assert r"The word \x1b[2Ja\rb\x07" in text
+        assert not set(text) & {"\x1b", "\r", "\x07"}
+
+
+def test_beams_and_numbers_of_sequences(run: Path, table, capsys: pytest.CaptureFixture[str]) -> None:
+    # No letter twice: nothing is as probable as anything else.
+    word = max(itertools.permutations("abcript", 3), key=lambda letters: len(spelled("".join(letters), table)))
+    expected = sorted(spelled("".join(word), table).items(), key=lambda item: -item[1])
+    assert len(expected) > 20
+
+    def found(*words: str) -> dict:
+        return json.loads(predict(run, "".join(word).encode(), capsys, "--format", "json", *words))
+
+    wide = found("--beam", "1000")
+    assert wide["certificate"]["status"] == "ENUMERATED"
+    assert wide["certificate"]["mass"] == pytest.approx(1, abs=1e-5)
+    assert len(wide["alternatives"]) == 9
+    several = found("--beam", "1000", "--n-best", "20")
+    assert [other["text"] for other in several["alternatives"]] == [text for text, _ in expected[1:20]]
+    assert found("--beam", "1")["certificate"]["status"] != "ENUMERATED"
+    (alone, usual) = found("--n-best", "1"), found()
+    assert alone["prediction"] == usual["prediction"] == expected[0][0]
+    assert alone["alternatives"] == []
+    assert len(usual["alternatives"]) >= 7
+
+
+@pytest.mark.parametrize("option", ["--beam", "--n-best"])
+@pytest.mark.parametrize("value", ["0", "-1", "1.5", "x", "", "10001", "9" * 5000, "²"])
+def test_numbers_that_cannot_be(option: str, value: str, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["predict", str(run), f"{option}={value}"])
+    assert stopped.value.code == 2
+    assert f"argument {option}: {value!r}. Expected a number from 1 to 10000." in capsys.readouterr().err
+
+
 def test_no_line_is_no_prediction(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert predict(run, b"", capsys) == "\t".join(command.COLUMNS) + "\n"
+    assert predict(run, b"", capsys) == "\t".join(answers.COLUMNS) + "\n"
     assert predict(run, b"", capsys, "--format", "json") == ""
 
 
@@ -212,7 +257,7 @@ def test_weights_of_another_shape_and_nan(tmp_path: Path, capsys: pytest.Capture
 def test_a_recipe_that_miscounts(
     change: int, message: str, run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def miscount(run, lines, *, explain=False):
+    def miscount(run, lines, **_):
         for _ in range(len(list(lines)) + change):
             yield Prediction("a", 0.0)
 
@@ -236,13 +281,17 @@ def test_which_run(tmp_path: Path, table, capsys: pytest.CaptureFixture[str]) ->
     make_run(folder / names[2], table, row="third")
     assert main(["predict", str(folder), str(source)]) == 0
     printed = capsys.readouterr()
-    assert "second-seed1: the first of 2 finished runs; others to name: third-seed1" in printed.err
+    said = "second-seed1: the first of 2 finished runs; others to name: third-seed1; unfinished: first-seed1\n"
+    assert said in printed.err
     assert main(["predict", str(folder / names[1]), str(source)]) == 0
     alone = capsys.readouterr()
     assert alone.out == printed.out
     assert alone.err == ""
     assert main(["predict", str(folder / names[2]), str(source)]) == 0
     assert capsys.readouterr().out != printed.out
+    (folder / names[2] / "result.json").unlink()
+    assert main(["predict", str(folder), str(source)]) == 0
+    assert "second-seed1: the only finished run; unfinished: first-seed1, third-seed1\n" in capsys.readouterr().err
     make_run(tmp_path / "mute", table, recipe="mute")
     for words, message in (
         ([str(tmp_path / "mute"), str(source)], "is a run of mute, which predicts nothing from lines. Expected a run"),
@@ -298,6 +347,27 @@ def test_the_page_shows_every_line_and_obeys_none(run: Path, capsys: pytest.Capt
     assert f"{rows[3]['certificate']}" in page
 
 
+@pytest.mark.parametrize(
+    ("status", "predicted", "words"),
+    [
+        (Status.UNKNOWN, True, "UNKNOWN: nothing is proved."),
+        (Status.BOUNDED, True, "BOUNDED(2): a more probable sequence may exist. Proved: none that was not found is "
+         "above 0.25."),
+        (Status.BOUNDED, False, "BOUNDED(2): nothing was found. Proved: no sequence is above 0.25."),
+        (Status.ARGMAX_EXACT, True, "ARGMAX_EXACT: proved: no sequence is more probable; none that was not found is "
+         "above 0.25."),
+        (Status.ENUMERATED, True, "ENUMERATED: proved: every sequence of non-zero probability was found."),
+    ],
+)  # fmt: skip
+def test_the_page_says_what_is_proved(status: Status, predicted: bool, words: str, tmp_path: Path) -> None:
+    unseen = {Status.UNKNOWN: math.nan, Status.ENUMERATED: -math.inf}.get(status, math.log(0.25))
+    proof = Certificate(status, 2.0, 0.5, unseen, 1)
+    with explanations.explanations(tmp_path, "Toy") as page:
+        page.add(1, "a", Prediction("b" if predicted else None, -1.0, proof, reason=None if predicted else "None"))
+    assert f"<p>{words}</p>" in (tmp_path / "index.html").read_text()
+    assert explanations.proved(Certificate(Status.BOUNDED, 2.0, 0.0, -2000.0, 0), True).endswith("above 2.57654e-869.")
+
+
 def test_the_page_ends_somewhere(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -310,13 +380,13 @@ def test_the_page_ends_somewhere(
 
 
 def test_tiny_probabilities_and_odd_characters() -> None:
-    row = command._tsv(1, Prediction("\x1b[31m\ud800\x85\n", -2000.0)).split("\t")
+    row = answers.tsv(1, Prediction("\x1b[31m\ud800\x85\n", -2000.0)).split("\t")
     assert row[1] == r"\x1b[31m\ud800\x85\n"
     mantissa, exponent = row[2].split("e")
     assert math.log(float(mantissa)) + int(exponent) * math.log(10) == pytest.approx(-2000)
-    assert command._tsv(1, Prediction("\u200c", 0.0)).split("\t")[1:3] == ["\u200c", "1"]
-    assert command._tsv(1, Prediction("a")).split("\t")[2] == ""
-    assert json.loads(command._json(1, Prediction("a")))["probability"] is None
+    assert answers.tsv(1, Prediction("\u200c", 0.0)).split("\t")[1:3] == ["\u200c", "1"]
+    assert answers.tsv(1, Prediction("a")).split("\t")[2] == ""
+    assert json.loads(answers.json_object(1, Prediction("a")))["probability"] is None
     with pytest.raises(ValueError, match="a text or a reason"):
         Prediction(None)
 

@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 import tsallis as ts
 from tsallis.cli.main import main
-from tsallis.decoding.certificates import Status
-from tsallis.recipes._shared import plan
+from tsallis.decoding import Certificate, Decoded, Hypothesis, Status
+from tsallis.recipes._shared import plan, seq2seq
 from tsallis.recipes._shared.clock import Clock, median, total
 from tsallis.recipes._shared.config import ConfigError
 from tsallis.recipes._shared.datasets import DataError
@@ -105,6 +106,45 @@ def test_translations_are_those_of_their_lines(pieces: Pieces) -> None:
         [_log_prob(model, pieces, line, "") for line in lines], abs=1e-5
     )
     assert len({round(t.log_prob or 0, 3) for t in found}) > 3
+
+
+@pytest.mark.parametrize(("kept", "most"), [(2**30, 15), (2**16, 6), (1, 3)])
+def test_searches_keep_within_their_memory(
+    kept: int, most: int, pieces: Pieces, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, config = _model(SMALL, len(pieces)), replace(SMALL, max_length=6)
+    sources = [torch.tensor(pieces.encode(line)[0]) for line in ["the dog", "a sled", "sees", "small dogs", "the"]]
+    expected, rows = seq2seq.search(model, sources, config), []
+
+    def step(tokens: Tensor, state: Any) -> Any:
+        rows.append(len(tokens))
+        return ts.nn.TransformerSeq2Seq.step(model, tokens, state)
+
+    monkeypatch.setattr(seq2seq, "KEPT", kept)
+    monkeypatch.setattr(model, "step", step)
+    found = seq2seq.search(model, sources, config)
+    assert max(rows) == most
+    assert found.rows == expected.rows == sum(rows)
+    for one, other in zip(found.hypotheses, expected.hypotheses, strict=True):
+        assert [h.tokens for h in one] == [h.tokens for h in other]
+    assert [c.status for c in found.certificates] == [c.status for c in expected.certificates]
+
+
+def test_models_elsewhere_are_given_what_they_explain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A device that has no numbers shows where tensors are."""
+    model, seen = ts.nn.LSTMSeq2Seq(5, width=4, layers=1).to("meta"), []
+    proof = Certificate(Status.ENUMERATED, 0.0, 1.0, -math.inf, 1)
+
+    def align(source: Tensor, target: Tensor) -> Tensor:
+        seen.extend([source.device.type, target.device.type])
+        return torch.ones(1, target.shape[1], source.shape[1])
+
+    monkeypatch.setattr(model, "align", align)
+    monkeypatch.setattr(seq2seq, "search", lambda *_, **__: Decoded([[Hypothesis((3, 0), 0.0, 0.0)]], [proof], 1))
+    (found,) = seq2seq.predictions(model, [(["a", "."], [4, 0])], SMALL, str, str, explain=True)
+    assert seen == ["meta"] * 2
+    assert found.alignment is not None
+    assert found.alignment.weights.shape == (2, 2)
 
 
 def test_scores_carry_their_signatures() -> None:
@@ -266,6 +306,13 @@ def test_what_was_learned_is_told_on_a_page_and_translates_again(tmp_path: Path)
     lines = load(config).tests["made"].source
     found = translate(model, pieces, lines, config, n_best=1)
     assert [t.text or "" for t in found] == (folder / "translations-made.txt").read_text().splitlines()
+    finished = SimpleNamespace(folder=folder)
+    (wide,) = recipe.predict(finished, lines[:1], beam=7, n_best=3)
+    (expected,) = translate(model, pieces, lines[:1], replace(config, beam=7), n_best=3)
+    assert (wide.text, wide.certificate, wide.alternatives) == (
+        expected.text, expected.certificate, expected.alternatives,
+    )  # fmt: skip
+    assert len(wide.alternatives) == 2
     (folder / "pieces.json").unlink()
     with pytest.raises(RunError, match="pieces"):
         recipe.load_model(folder)

@@ -210,6 +210,20 @@ def test_alignments_are_what_is_attended_to(attention: float) -> None:
             torch.testing.assert_close(weights, _seen(model, source, target) * inside[:, :, None])
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_alignments_are_without_dropout_in_any_mode(kind: str) -> None:
+    source, target = drawn(SOURCE), drawn(TARGET)
+    model = made(kind, dropout=0.5)
+    expected = model.align(source, target)
+    assert not model.training
+    model.train()
+    # A part that is not trained stays as it is.
+    model.encoder.eval()
+    modes = [module.training for module in model.modules()]
+    torch.testing.assert_close(model.align(source, target), expected)
+    assert [module.training for module in model.modules()] == modes
+
+
 def _seen(model: ts.nn.Seq2Seq, source: Tensor, target: Tensor) -> Tensor:
     """Mean weights of the cross-attentions, from their inputs in a forward pass."""
     found = []

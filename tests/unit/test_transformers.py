@@ -10,7 +10,6 @@ import torch
 pytest.importorskip("transformers")
 
 from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.utils import logging
 
 from tsallis.core.errors import ParameterError, RegistryError
 from tsallis.integrations.transformers import alpha_parameters, alphas, register, sparsify
@@ -19,11 +18,7 @@ from tsallis.integrations.transformers.attention import attend, mask
 
 from .transformers_models import PADDED, SMALL, TOKENS, bert, hidden, llama, other_at, pair, t5
 
-
-@pytest.fixture(autouse=True)
-def _quiet() -> None:
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+pytestmark = pytest.mark.usefixtures("quiet_transformers")
 
 
 # --- attention and its masks

@@ -17,7 +17,6 @@ from transformers import (
     LogitsProcessorList,
     TopKLogitsWarper,
 )
-from transformers.utils import logging
 
 import tsallis as ts
 from tsallis.core.errors import ParameterError
@@ -38,10 +37,7 @@ from .transformers_oracle import (
     t5,
 )
 
-
-@pytest.fixture(autouse=True)
-def _quiet() -> None:
-    logging.set_verbosity_error()
+pytestmark = pytest.mark.usefixtures("quiet_transformers")
 
 
 IDS = torch.zeros(2, 1, dtype=torch.long)

@@ -13,7 +13,6 @@ import torch
 pytest.importorskip("transformers")
 
 from transformers import BertForMaskedLM, BertModel, GPT2Config, GPT2LMHeadModel
-from transformers.utils import logging
 
 from tsallis.core.errors import ParameterError, TsallisError
 from tsallis.integrations.transformers import alpha_parameters, alphas, sparsify
@@ -22,11 +21,7 @@ from tsallis.integrations.transformers.tiny import peaked
 
 from .transformers_models import PADDED, TOKENS, bert, hidden, llama, other_at, pair, t5
 
-
-@pytest.fixture(autouse=True)
-def _quiet() -> None:
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+pytestmark = pytest.mark.usefixtures("quiet_transformers")
 
 
 # --- saving

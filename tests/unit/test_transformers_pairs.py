@@ -13,17 +13,12 @@ from torch import Tensor, nn
 pytest.importorskip("transformers", reason="the extra `transformers` is not installed")
 
 from transformers import BertLMHeadModel, BertModel, EncoderDecoderModel
-from transformers.utils import logging
 
 from tsallis.integrations.transformers import certified_search, generation_options, sparsify
 
 from .transformers_models import PADDED, TOKENS, bert, pair
 
-
-@pytest.fixture(autouse=True)
-def _quiet() -> None:
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+pytestmark = pytest.mark.usefixtures("quiet_transformers")
 
 
 def sparse_pair() -> Any:

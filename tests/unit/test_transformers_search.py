@@ -13,7 +13,6 @@ import torch
 pytest.importorskip("transformers")
 
 from transformers import DynamicCache, LogitsProcessor, MaxTimeCriteria, StoppingCriteriaList
-from transformers.utils import logging
 
 import tsallis as ts
 from tsallis.core.errors import NumericalError, ParameterError
@@ -25,9 +24,7 @@ from .transformers_oracle import EOS, MODELS, PAD, PROMPTS, all_sequences, batch
 LENGTH = 5
 
 
-@pytest.fixture(autouse=True)
-def _quiet() -> None:
-    logging.set_verbosity_error()
+pytestmark = pytest.mark.usefixtures("quiet_transformers")
 
 
 @cache

@@ -17,7 +17,6 @@ pytest.importorskip("transformers")
 import transformers
 from transformers import AutoModel, Gemma2Config, Gemma2Model, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-from transformers.utils import logging
 
 from tsallis.core.errors import ParameterError
 from tsallis.integrations.transformers import attention, sparsify, support
@@ -36,10 +35,7 @@ KINDS = {
 }  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def _quiet() -> None:
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+pytestmark = pytest.mark.usefixtures("quiet_transformers")
 
 
 def tiny(model_type: str) -> tuple[PreTrainedModel, dict[str, Any]]:

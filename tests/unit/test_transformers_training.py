@@ -18,7 +18,6 @@ from transformers.modeling_outputs import (
     SequenceClassifierOutput,
     TokenClassifierOutput,
 )
-from transformers.utils import logging
 from transformers.utils.generic import ModelOutput
 
 import tsallis as ts
@@ -27,11 +26,7 @@ from tsallis.integrations.transformers import TrainerLoss, check_trainer, traine
 
 from .transformers_oracle import EOS, PAD, WORDS, gpt2, pair, t5
 
-
-@pytest.fixture(autouse=True)
-def _quiet() -> None:
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+pytestmark = pytest.mark.usefixtures("quiet_transformers")
 
 
 def inputs(shape: tuple[int, ...] = (3, 5)) -> tuple[Tensor, Tensor]:

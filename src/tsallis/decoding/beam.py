@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..core.errors import ParameterError
-from .certificates import Certificate, certify, unknown
+from .certificates import Certificate, certify, voided
 from .steps import Hypothesis, State, Step, advance, check_search, check_start, select
 
 # Lengths to a higher power leave the range of floats.
@@ -242,8 +242,8 @@ def _results(options: _Options, trail: _Trail, remaining: Tensor, seen: int, tot
             for (at, slot), log_prob, score in zip(places[:shown], found, scores[ended].tolist(), strict=False)
         ]
         hypotheses.append(listed)
-        proof = certify(found, bound, total, len(listed)) if options.bounds else unknown(found)
-        certificates.append(proof)
+        proof = certify(found, bound, total, len(listed))
+        certificates.append(proof if options.bounds else voided(proof))
     return Decoded(hypotheses, certificates, seen)
 
 

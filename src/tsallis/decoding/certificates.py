@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 
 
@@ -55,21 +55,12 @@ class Certificate:
         return f"BOUNDED({self.gap:.3g})" if self.status is Status.BOUNDED else self.status.name
 
 
-def unknown(found: list[float]) -> Certificate:
-    """The certificate of a search that can prove nothing about the sequences with these log-probabilities."""
-    return Certificate(Status.UNKNOWN, math.nan, _mass(found), math.nan, 0)
-
-
-def _mass(log_probs: list[float]) -> float:
-    return math.fsum(map(math.exp, log_probs))
-
-
 def certify(found: list[float], remaining: float, total: float, shown: int) -> Certificate:
     """The certificate of sequences with log-probabilities found, the best first, of which that many are shown;
     remaining is the log-probability of the most probable prefix dropped or left open, total what the probabilities of
     all sequences add up to at most: 1 but for rounding.
     """
-    mass = _mass(found)
+    mass = math.fsum(map(math.exp, found))
     if remaining == -math.inf:
         return Certificate(Status.ENUMERATED, 0.0, mass, -math.inf, shown)
     left = total - mass
@@ -80,3 +71,8 @@ def certify(found: list[float], remaining: float, total: float, shown: int) -> C
     if best >= unseen:
         return Certificate(Status.ARGMAX_EXACT, 0.0, mass, unseen, proven)
     return Certificate(Status.BOUNDED, unseen - best, mass, unseen, proven)
+
+
+def voided(certificate: Certificate) -> Certificate:
+    """The certificate of the same sequences where its bounds do not hold: only their mass is known."""
+    return replace(certificate, status=Status.UNKNOWN, gap=math.nan, unseen=math.nan, proven=0)

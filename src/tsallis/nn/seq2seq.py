@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Literal, cast
 
 import torch
@@ -75,10 +77,18 @@ class Seq2Seq(nn.Module, ABC):
         """(R, width) states from which the next token is predicted, and the state after the given ones."""
 
     @abstractmethod
+    def _aligned(self, source: Tensor, prefix: Tensor) -> Tensor:
+        """(B, T, S) weights of the source along a prefix, mean over heads."""
+
+    @torch.no_grad()
     def align(self, source: Tensor, target: Tensor) -> Tensor:
         """(B, T, S) how much each token of the target attended to each of the source when it was predicted; zeros in
-        padding. Several heads are averaged.
+        padding. Several heads are averaged. Nothing is dropped, in training neither.
         """
+        source, prefix = self._both(source, target)
+        with _evaluating(self):
+            weights = self._aligned(source, prefix)
+        return weights.masked_fill((target < 0)[:, :, None], 0.0)
 
     def prefix(self, target: Tensor) -> Tensor:
         """The tokens that those of a target follow: eos, and all but the last."""
@@ -134,3 +144,15 @@ class Seq2Seq(nn.Module, ABC):
 def embedded(table: nn.Embedding, tokens: Tensor) -> Tensor:
     """Embeddings of tokens; those of padding are of some token, and nothing depends on them."""
     return table(tokens.clamp_min(0))
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """All modules in evaluation, then each in its own mode again."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True

@@ -73,10 +73,8 @@ class LSTMSeq2Seq(Seq2Seq, ParameterHolder):
     def hidden(self, source: Tensor, prefix: Tensor) -> Tensor:
         return self._teach(source, prefix)[0]
 
-    @torch.no_grad()
-    def align(self, source: Tensor, target: Tensor) -> Tensor:
-        weights = self._teach(*self._both(source, target))[1]
-        return weights.masked_fill((target < 0)[:, :, None], 0.0)
+    def _aligned(self, source: Tensor, prefix: Tensor) -> Tensor:
+        return self._teach(source, prefix)[1]
 
     def start(self, source: Tensor) -> tuple[Tensor, State]:
         state = self._encoded(self._checked(source, "source"))

@@ -80,20 +80,21 @@ class TransformerSeq2Seq(Seq2Seq):
 
     def decoded(self, memory: Tensor, ignored: Tensor, prefix: Tensor) -> Tensor:
         """`hidden`, given states (B, S, width) of the encoder, and where those are padding (B, S)."""
-        x = self._placed(embedded(self.target, prefix), 0)
-        for layer in self._layers():
-            x = layer(x, memory, ignored)
-        return self.decoder_norm(x)
+        return self.decoder_norm(self._attended(memory, ignored, prefix)[0])
 
-    @torch.no_grad()
-    def align(self, source: Tensor, target: Tensor) -> Tensor:
-        source, prefix = self._both(source, target)
-        memory, ignored = self.encoded(source), source < 0
+    def _aligned(self, source: Tensor, prefix: Tensor) -> Tensor:
+        _, weights = self._attended(self.encoded(source), source < 0, prefix, need_weights=True)
+        return torch.stack(weights).mean(0)
+
+    def _attended(
+        self, memory: Tensor, ignored: Tensor, prefix: Tensor, *, need_weights: bool = False
+    ) -> tuple[Tensor, list[Tensor]]:
+        """States after the last layer, and weights (B, T, S) of the memory in each."""
         x, weights = self._placed(embedded(self.target, prefix), 0), []
         for layer in self._layers():
-            weights.append(layer.alignment(x, memory, ignored))
-            x = layer(x, memory, ignored)
-        return torch.stack(weights).mean(0).masked_fill((target < 0)[:, :, None], 0.0)
+            x, seen = layer(x, memory, ignored, need_weights)
+            weights.append(seen)
+        return x, weights
 
     @torch.no_grad()
     def start(self, source: Tensor) -> tuple[Tensor, Cache]:
@@ -169,16 +170,17 @@ class DecoderLayer(nn.Module):
         )
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, memory: Tensor, ignored: Tensor) -> Tensor:
-        """States (B, T, width) of prefixes to those of the next layer; ignored (B, S) is where memory is padding."""
-        x = self._with_prefix(x)
-        seen, _ = self.cross_attention(self.norms[1](x), memory, memory, ignored, need_weights=False)
-        return self._finished(x + self.dropout(seen))
-
-    def alignment(self, x: Tensor, memory: Tensor, ignored: Tensor) -> Tensor:
-        """Weights (B, T, S) of the memory, mean over heads."""
-        x = self._with_prefix(x)
-        return self.cross_attention(self.norms[1](x), memory, memory, ignored)[1]
+    def forward(
+        self, x: Tensor, memory: Tensor, ignored: Tensor, need_weights: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """States (B, T, width) of prefixes to those of the next layer; ignored (B, S) is where memory is padding. With
+        need_weights, those of the memory (B, T, S) too, mean over heads.
+        """
+        y = self.norms[0](x)
+        seen, _ = self.self_attention(y, y, y, need_weights=False, is_causal=True)
+        x = x + self.dropout(seen)
+        seen, weights = self.cross_attention(self.norms[1](x), memory, memory, ignored, need_weights)
+        return self._finished(x + self.dropout(seen)), weights
 
     def step(self, x: Tensor, state: Cache, layer: int) -> Tensor:
         """The same for the last tokens (R, width) of prefixes; their keys and values are written into the state."""
@@ -195,11 +197,6 @@ class DecoderLayer(nn.Module):
     ) -> Tensor:
         """Output (R, width) of queries (R, H, 1, d) that attend to keys of their groups."""
         return attention.out_proj(state.grid.take(attention.averages(state.heads(query), keys, values, keep)))
-
-    def _with_prefix(self, x: Tensor) -> Tensor:
-        y = self.norms[0](x)
-        seen, _ = self.self_attention(y, y, y, need_weights=False, is_causal=True)
-        return x + self.dropout(seen)
 
     def _finished(self, x: Tensor) -> Tensor:
         return x + self.dropout(self.feedforward(self.norms[2](x)))

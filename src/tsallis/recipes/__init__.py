@@ -37,8 +37,8 @@ def missing() -> tuple[str, ...]:
 
 def load(recipe: str) -> ModuleType:
     """A recipe's module: `Config`, `train(config, folder)`, `table(runs)` and, if it has any, `figures(runs)`,
-    `details(runs)` and `predict(run, lines, *, explain=False)`, which yields a `_shared.predictions.Prediction` for
-    each line, in order.
+    `details(runs)` and `predict(run, lines, *, beam=None, n_best=None, explain=False)`, which yields a
+    `_shared.predictions.Prediction` for each line, in order.
     """
     _known(recipe)
     require_extra()

@@ -14,7 +14,8 @@ from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel,
 from transformers.utils.generic import ModelOutput
 
 from ...core.errors import ParameterError
-from ...decoding import Certificate, Decoded, Hypothesis, Status, beam_search, exact_search
+from ...decoding import Certificate, Decoded, Hypothesis, beam_search, exact_search
+from ...decoding.certificates import voided
 from ...decoding.exact import Order
 from .rows import Rows
 from .search_inputs import scorer, start_of
@@ -148,7 +149,7 @@ def certified_search(
             "forced_eos_token_id=None; or pass certify_processed=True for certificates of the model with them.",
             stacklevel=2,
         )
-        certificates = [_unknown(certificate) for certificate in certificates]
+        certificates = [voided(certificate) for certificate in certificates]
     hypotheses = [
         [replace(h, tokens=step.ended(example, h.tokens)) for h in each]
         for example, each in enumerate(found.hypotheses)
@@ -177,10 +178,6 @@ def _penalty(given: float | None, config: GenerationConfig) -> float:
             f"Pass length_penalty=0.0 to generate, or length_penalty={config.length_penalty} to rank by it anyhow",
         )  # fmt: skip
     return 0.0
-
-
-def _unknown(certificate: Certificate) -> Certificate:
-    return replace(certificate, status=Status.UNKNOWN, gap=math.nan, unseen=math.nan, proven=0)
 
 
 def _output(found: Decoded, start: Rows, wanted: int, config: GenerationConfig) -> CertifiedOutput:

@@ -93,6 +93,14 @@ def read_text(path: Path, expected: str) -> str:
         raise DataError(f"{path}: {error}", expected, "Get it again") from error
 
 
+def read_lines(path: Path, expected: str) -> list[str]:
+    """Lines of such a text, without their ends: a line feed, perhaps with a carriage return before it. Other ends,
+    which Python knows too, occur within lines.
+    """
+    lines = read_text(path, expected).split("\n")
+    return [line.removesuffix("\r") for line in (lines if lines[-1] else lines[:-1])]
+
+
 def _unpacked(path: Path) -> bytes:
     raw = path.read_bytes()
     return gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw

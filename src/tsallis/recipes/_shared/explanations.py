@@ -15,8 +15,9 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from ... import decoding
+from ...decoding import Certificate, Status
 from .files import replacing
-from .predictions import Prediction
+from .predictions import Prediction, probability
 from .report import END, head, table
 
 # Lines that are drawn: a page with more pictures is slow to open.
@@ -47,7 +48,8 @@ class Page:
             rows = [{"prediction": _short(text), "probability": f"{p:.6g}"} for text, p in found]
             self.write(f"{table(rows)}\n")
         if prediction.certificate is not None:
-            self.write(f"<p>Proved: {escape(str(prediction.certificate))}.</p>\n")
+            said = proved(prediction.certificate, prediction.text is not None)
+            self.write(f"<p>{escape(str(prediction.certificate))}: {said}</p>\n")
         if (shown := prediction.alignment) is not None:
             self._draw(decoding.plot_alignment(shown.weights, shown.source, shown.target), "Alignment; white is zero")
         if prediction.tree is not None:
@@ -69,6 +71,22 @@ def explanations(folder: Path, title: str) -> Iterator[Page]:
         page.write(head(title, title) + "\n")
         yield page
         page.write(END)
+
+
+def proved(certificate: Certificate, predicted: bool) -> str:
+    """What a search has proved, in plain words; ``predicted`` says whether it found anything."""
+    unseen = probability(certificate.unseen)
+    match certificate.status:
+        case Status.UNKNOWN:
+            return "nothing is proved."
+        case Status.BOUNDED if predicted:
+            return f"a more probable sequence may exist. Proved: none that was not found is above {unseen}."
+        case Status.BOUNDED:
+            return f"nothing was found. Proved: no sequence is above {unseen}."
+        case Status.ARGMAX_EXACT:
+            return f"proved: no sequence is more probable; none that was not found is above {unseen}."
+        case Status.ENUMERATED:
+            return "proved: every sequence of non-zero probability was found."
 
 
 def _short(text: str, length: int = 200) -> str:

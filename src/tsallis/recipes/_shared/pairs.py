@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from ...nn.seq2seq import PADDING
+from .datasets import DataError
 from .files import RunError, read_json, write_json
 from .loading import Loader, bucketed
 
@@ -26,8 +27,10 @@ class Vocabulary:
 
     @classmethod
     def of(cls, sequences: Iterable[Iterable[str]]) -> Vocabulary:
-        """All tokens of some sequences, the most frequent first, ties in alphabetical order."""
+        """All tokens of some sequences, the most frequent first, ties in alphabetical order; none is END or UNKNOWN."""
         counts = Counter(token for sequence in sequences for token in sequence)
+        if taken := {END, UNKNOWN} & counts.keys():
+            raise DataError(f"The token {min(taken)}", "another: it has a meaning of its own", "Rename it in the data")
         return cls([END, UNKNOWN, *sorted(counts, key=lambda token: (-counts[token], token))])
 
     def __len__(self) -> int:
@@ -54,6 +57,10 @@ def read_vocabularies(path: Path, *names: str) -> list[Vocabulary]:
         tokens = content.get(name) if isinstance(content, dict) else None
         if not isinstance(tokens, list) or tokens[:2] != [END, UNKNOWN] or not all(isinstance(t, str) for t in tokens):
             raise RunError(f"{path}: no vocabulary {name!r}", "a file written by tsallis run", "Run again")
+        if len(set(tokens)) < len(tokens):
+            raise RunError(
+                f"{path}: vocabulary {name!r} has a token twice", "a file written by tsallis run", "Run again"
+            )
     return [Vocabulary(content[name]) for name in names]
 
 

@@ -1,7 +1,8 @@
 """What a recipe says of a line: a prediction with its proof, or the reason why there is none.
 
-A recipe that predicts exports ``predict(run, lines, *, explain=False) -> Iterator[Prediction]``: one for each line, in
-order. `lines.answers` gives it batches, and makes a reason of a line that cannot be read.
+A recipe that predicts exports ``predict(run, lines, *, beam=None, n_best=None, explain=False)``, which yields a
+prediction for each line, in order. A beam takes the place of the run's own; n_best is how many sequences are sought of
+each line, as in `beam_search`. `lines.answers` gives it batches, and makes a reason of a line that cannot be read.
 """
 
 from __future__ import annotations
@@ -9,11 +10,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 
 from torch import Tensor
 
 from ... import decoding
 from ...decoding import Certificate, Hypothesis, Tree
+
+# Alternatives that are named where nobody says how many.
+ALTERNATIVES = 9
 
 
 @dataclass(frozen=True)
@@ -70,7 +75,7 @@ def found(
     certificate: Certificate,
     spell: Callable[[tuple[int, ...]], str],
     *,
-    alternatives: int = 9,
+    alternatives: int = ALTERNATIVES,
     name: Callable[[int], str] | None = None,
     alignment: Alignment | None = None,
 ) -> Prediction:
@@ -104,3 +109,10 @@ def found(
         name=name or str,
         alignment=alignment,
     )
+
+
+def probability(log_prob: float) -> str:
+    """A probability with six digits, also where it is too small for a float; empty for NaN."""
+    if math.isnan(log_prob):
+        return ""
+    return f"{math.exp(log_prob) if log_prob > -700 else Decimal(log_prob).exp():.6g}"

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .config import C, build
 from .files import RunError, read_json, read_table, read_yaml
 from .plan import FILE
 
@@ -90,6 +91,12 @@ def read_run(folder: Path) -> Run:
         if wrong:
             raise RunError(f"{path}: no {', no '.join(wrong)}", "a file written by tsallis run", "Run again")
     return Run(folder, result, config, float(timing["seconds"]))
+
+
+def read_config(config_class: type[C], folder: Path) -> C:
+    """The configuration of a run, checked as if it came from the command line."""
+    path = folder / CONFIG
+    return build(config_class, read_yaml(path), str(path))
 
 
 def members(folder: Path) -> tuple[list[Run], list[str]]:

@@ -12,17 +12,20 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 
 from ... import decoding
+from ...core.errors import ParameterError
 from ...losses import entmax_loss
-from ...nn import Seq2Seq
+from ...nn import Seq2Seq, TransformerSeq2Seq
 from ...nn.seq2seq import PADDING
 from .config import RunConfig
 from .files import RunError, read_weights
 from .pairs import padded
-from .predictions import Alignment, Prediction, found
+from .predictions import ALTERNATIVES, Alignment, Prediction, found
 from .training import log_means, scheduled
 
 # Norm at which gradients are cut.
 CLIP = 1.0
+# Bytes of keys and values that a search may keep of its prefixes at once.
+KEPT = 2**30
 
 
 @dataclass(frozen=True)
@@ -115,12 +118,24 @@ def search(
         with torch.no_grad():
             start = model.start(batch)
         part = decoding.beam_search(
-            model.step, *start, eos=model.eos, beam=config.beam, max_length=config.max_length, n_best=n_best
-        )
+            model.step, *start, eos=model.eos, beam=config.beam, max_length=config.max_length, n_best=n_best,
+            max_rows=_max_rows(model, config, batch.shape[1]),
+        )  # fmt: skip
         rows += part.rows
         for i, shown, certificate in zip(positions.tolist(), part.hypotheses, part.certificates, strict=True):
             hypotheses[i], certificates[i] = shown, certificate
     return decoding.Decoded(hypotheses, [certificates[i] for i in range(len(sources))], rows)
+
+
+def _max_rows(model: Seq2Seq, config: SequenceConfig, source_length: int) -> int | None:
+    """How many prefixes a search may run at once."""
+    if not isinstance(model, TransformerSeq2Seq):
+        return None
+    try:
+        return model.max_rows(KEPT, beam=config.beam, max_length=config.max_length, source_length=source_length)
+    except ParameterError:
+        # What a beam may keep is too much. It mostly keeps less: one sequence at a time.
+        return config.beam
 
 
 def load_weights(model: Seq2Seq, folder: Path) -> None:
@@ -147,16 +162,18 @@ def predictions(
     """What a search says of examples, each the tokens of a source and their numbers.
 
     Args:
-        model: whose weights are on the CPU.
+        model: that has learned.
         examples: to predict.
         config: of the search.
         name: of a token of the target.
         spell: the text of a sequence.
-        n_best: sequences found of each, as in `beam_search`.
+        n_best: sequences sought of each, as in `beam_search`, and named: the prediction and its alternatives.
         explain: whether to add trees and alignments.
     """
     sources = [torch.tensor(numbers) for _, numbers in examples]
+    device = next(model.parameters()).device
     result = search(model, sources, config, n_best=n_best)
+    alternatives = ALTERNATIVES if n_best is None else n_best - 1
     made = []
     for (tokens, _), source, hypotheses, certificate in zip(
         examples, sources, result.hypotheses, result.certificates, strict=True
@@ -164,7 +181,12 @@ def predictions(
         alignment = None
         if explain and hypotheses:
             best = hypotheses[0].tokens
-            weights = model.align(source[None], torch.tensor([best]))[0]
+            weights = model.align(source[None].to(device), torch.tensor([best], device=device))[0].cpu()
             alignment = Alignment(tokens, [name(token) for token in best], weights)
-        made.append(found(hypotheses, certificate, spell, name=name if explain else None, alignment=alignment))
+        made.append(
+            found(
+                hypotheses, certificate, spell, alternatives=alternatives, name=name if explain else None,
+                alignment=alignment,
+            )
+        )  # fmt: skip
     return made

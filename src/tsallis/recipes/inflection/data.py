@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from .._shared.datasets import DataError, Source, locate, read_text, split_hash
+from .._shared.datasets import DataError, Source, locate, read_lines, split_hash
 from .._shared.pairs import Pairs, Vocabulary
 from .._shared.seeding import generator
 from .config import Config
@@ -103,10 +103,8 @@ def _sigmorphon(config: Config) -> dict[str, list[Word]]:
     for language in languages:
         for part, name in files.items():
             path = paths[f"{language}-{name}.gz"]
-            text = read_text(path, "UTF-8 text, gzipped or not")
-            words = [
-                _parsed(line, language, f"{path}, line {i}") for i, line in enumerate(text.splitlines(), 1) if line
-            ]
+            lines = read_lines(path, "UTF-8 text, gzipped or not")
+            words = [_parsed(line, language, f"{path}, line {i}") for i, line in enumerate(lines, 1) if line]
             found[part] += words[: config.words] if part == "train" else words
     return found
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
-from .._shared.config import build as configured
-from .._shared.files import read_yaml
 from .._shared.lines import LineError, answers
 from .._shared.pairs import END, Vocabulary, read_vocabularies
 from .._shared.predictions import Prediction
-from .._shared.runs import CONFIG, Run
+from .._shared.runs import Run, read_config
 from .._shared.seq2seq import load_weights, predictions
 from .config import Config
 from .data import Word, tags_of, word_of
@@ -22,10 +21,12 @@ EXAMPLE = "Write a line such as german\\tHaus\\tN;DAT;PL"
 SHOWN = 5
 
 
-def predict(run: Run, lines: Iterable[str], *, explain: bool = False) -> Iterator[Prediction]:
+def predict(
+    run: Run, lines: Iterable[str], *, beam: int | None = None, n_best: int | None = None, explain: bool = False
+) -> Iterator[Prediction]:
     """The form that each line asks for: language, lemma and tags, parted by tabs; tags by semicolons."""
-    path = run.folder / CONFIG
-    config = configured(Config, read_yaml(path), str(path))
+    config = read_config(Config, run.folder)
+    config = replace(config, beam=config.beam if beam is None else beam)
     source, target = read_vocabularies(run.folder / VOCABULARIES, "source", "target")
     model = build(config, len(source), len(target))
     load_weights(model, run.folder)
@@ -36,8 +37,9 @@ def predict(run: Run, lines: Iterable[str], *, explain: bool = False) -> Iterato
 
     def search(words: list[tuple[list[str], list[int]]]) -> list[Prediction]:
         return predictions(
-            model, words, config, target.tokens.__getitem__, lambda form: word_of(target.decode(form)), explain=explain
-        )
+            model, words, config, target.tokens.__getitem__, lambda form: word_of(target.decode(form)),
+            n_best=n_best, explain=explain,
+        )  # fmt: skip
 
     return answers(lines, read, search, size=config.search_batch)
 

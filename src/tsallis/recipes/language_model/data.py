@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .._shared.datasets import DataError, Source, locate, read_text, split_hash
+from .._shared.datasets import DataError, Source, locate, read_lines, split_hash
 from .._shared.seeding import generator
 from .config import Config
 from .vocabulary import END, Vocabulary, Words, learned
@@ -103,6 +103,6 @@ DATASETS = {"chain": _chain, "wikitext-2": _wikitext}
 
 
 def _words(path: Path) -> list[str]:
-    text = read_text(path, "UTF-8 text, gzipped or not")
+    lines = read_lines(path, "UTF-8 text, gzipped or not")
     # Blank lines stay: perplexities of others have their ends too.
-    return [word for line in text.splitlines() for word in (*line.split(), END)]
+    return [word for line in lines for word in (*line.split(), END)]

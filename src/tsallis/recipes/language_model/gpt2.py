@@ -36,7 +36,7 @@ import tsallis as ts
 
 from ...core.errors import ParameterError, TsallisError
 from ...integrations.transformers import trainer_loss
-from .._shared.datasets import DataError, read_text
+from .._shared.datasets import DataError, read_lines
 from .._shared.files import write_json
 from .._shared.seeding import seed_all
 from . import measures
@@ -238,7 +238,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = vars(parser.parse_args(arguments))
     path, folder = options.pop("lines"), options.pop("out")
     try:
-        lines = [line for line in read_text(path, "UTF-8 text, gzipped or not").splitlines() if line.strip()]
+        lines = [line for line in read_lines(path, "UTF-8 text, gzipped or not") if line.strip()]
         if len(lines) < FEWEST:
             raise DataError(
                 f"{path}: {len(lines)} lines",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -14,20 +16,20 @@ from .config import Config
 SAMPLE = 64
 
 
-class Head(nn.Module):
+class Head(nn.Module, ABC):
     """An output layer without weights of its own: it uses the embedding's."""
 
+    @abstractmethod
     def loss(self, hidden: Tensor, weight: Tensor, target: Tensor) -> Tensor:
         """Mean over targets (N)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def probabilities(self, scores: Tensor) -> Tensor:
         """Of all words."""
-        raise NotImplementedError
 
+    @abstractmethod
     def order(self) -> Tensor:
         """Alpha as it is now."""
-        raise NotImplementedError
 
 
 class Softmax(Head):

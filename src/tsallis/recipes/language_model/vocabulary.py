@@ -6,13 +6,12 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from ...core.errors import TsallisError
+from .._shared.packages import require
 
 END, UNKNOWN = "<eos>", "<unk>"
 # What pieces that begin a word begin with: a space, as the tokenizer writes bytes.
@@ -97,19 +96,13 @@ def of_words(*texts: Sequence[str]) -> Words:
 
 def of_pieces(text: Sequence[str], size: int) -> Pieces:
     """Byte-pair encoding of a text, with so many pieces at most."""
-    if find_spec("tokenizers") is None:
-        raise TsallisError(
-            "Not installed: tokenizers",
-            "what learns pieces of words",
-            "Install it with pip, or pass --pieces 0",
-        )
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-
-    tokenizer: Any = Tokenizer(models.BPE())
+    tokenizers = require("tokenizers", "what learns pieces of words", "Install it with pip, or pass --pieces 0")
+    models, pre_tokenizers = tokenizers.models, tokenizers.pre_tokenizers
+    tokenizer = tokenizers.Tokenizer(models.BPE())
     bytes_ = pre_tokenizers.ByteLevel(add_prefix_space=True, use_regex=False)
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), bytes_])  # pyright: ignore
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), bytes_])
+    tokenizer.decoder = tokenizers.decoders.ByteLevel()
+    trainer = tokenizers.trainers.BpeTrainer(
         vocab_size=size, special_tokens=[END, UNKNOWN], show_progress=False,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
     )  # fmt: skip

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .._shared.datasets import DataError, Source, locate, read_text, split_hash
+from .._shared.datasets import DataError, Source, locate, read_lines, split_hash
 from .._shared.seeding import generator
 from .config import Config
 
@@ -63,11 +63,12 @@ def load(config: Config) -> Text:
 
 
 def _read(path: Path) -> Part:
+    expected = "lines of a label, a tab and a sentence"
+    lines = read_lines(path, expected)
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
         pairs = [(int(label), sentence) for label, sentence in (line.split("\t") for line in lines)]
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: {error}", "lines of a label, a tab and a sentence", "Get it again") from error
+    except ValueError as error:
+        raise DataError(f"{path}: {error}", expected, "Get it again") from error
     if not pairs or {label for label, _ in pairs} - {0, 1}:
         raise DataError(f"{path}: {len(pairs)} lines", "labels 0 and 1", "Get it again")
     return Part([sentence for _, sentence in pairs], torch.tensor([label for label, _ in pairs]))
@@ -75,8 +76,8 @@ def _read(path: Path) -> Part:
 
 def _ewt(path: Path) -> list[str]:
     """Sentences as they were written."""
-    text = read_text(path, "CoNLL-U, gzipped or not")
-    return [line.removeprefix("# text = ").strip() for line in text.splitlines() if line.startswith("# text = ")]
+    lines = read_lines(path, "CoNLL-U, gzipped or not")
+    return [line.removeprefix("# text = ").strip() for line in lines if line.startswith("# text = ")]
 
 
 def _made() -> list[Part]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from .._shared.datasets import DataError, Source, locate, read_text, split_hash
+from .._shared.datasets import DataError, Source, locate, read_lines, split_hash
 from .._shared.pairs import Pairs
 from .._shared.seeding import generator
 from .config import Config
@@ -68,9 +68,8 @@ def _multi30k(config: Config) -> dict[str, Text]:
         sides = []
         for language in LANGUAGES:
             path = paths[f"{name}.{language}.gz"]
-            # Lines end in a line feed: other ends, which Python knows too, occur within sentences.
-            lines = read_text(path, "UTF-8 text, gzipped or not").removesuffix("\n").split("\n")
-            if empty := [i for i, line in enumerate(lines, 1) if not line.strip()]:
+            lines = read_lines(path, "UTF-8 text, gzipped or not")
+            if empty := [i for i, line in enumerate(lines or [""], 1) if not line.strip()]:
                 raise DataError(f"{path}: line {empty[0]} is empty", "a sentence a line", "Get the file again")
             sides.append(lines)
         if len(sides[0]) != len(sides[1]):

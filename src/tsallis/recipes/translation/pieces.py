@@ -9,8 +9,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ...core.errors import TsallisError
 from .._shared.files import RunError, read_json, write_json
+from .._shared.packages import require
 
 END = "<end>"
 # Number 0 ends a sentence, 1 to 256 are bytes; then come characters and what is merged of them.
@@ -51,9 +51,9 @@ class Pieces:
         # What is no piece parts words here.
         texts = ["".join(c if c in common else " " for c in text) for text in texts]
         characters = sorted({WORD} | common)
-        package = _package()
-        tokenizer = _tokenizer(package.models.BPE())
-        trainer = package.trainers.BpeTrainer(
+        tokenizers = _package()
+        tokenizer = _tokenizer(tokenizers.models.BPE())
+        trainer = tokenizers.trainers.BpeTrainer(
             vocab_size=max(size - FIRST, len(characters)), min_frequency=2, show_progress=False,
             initial_alphabet=characters,
         )  # fmt: skip
@@ -103,8 +103,8 @@ def _learned(tokenizer: Any) -> list[tuple[str, str]]:
 
 
 def _tokenizer(model: Any) -> Any:
-    package = _package()
-    made, parts = package.Tokenizer(model), package.pre_tokenizers
+    tokenizers = _package()
+    made, parts = tokenizers.Tokenizer(model), tokenizers.pre_tokenizers
     made.pre_tokenizer = parts.Sequence(
         [parts.Metaspace(replacement=WORD, prepend_scheme="always", split=True), parts.Punctuation()]
     )
@@ -112,10 +112,4 @@ def _tokenizer(model: Any) -> Any:
 
 
 def _package() -> Any:
-    try:
-        import tokenizers
-    except ImportError as error:
-        raise TsallisError(
-            "No package tokenizers", "what cuts words into pieces", "Run: pip install 'tsallis[recipes]'"
-        ) from error
-    return tokenizers
+    return require("tokenizers", "what cuts words into pieces")

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from ...nn import TransformerSeq2Seq
 from .._shared.clock import Clock, total
-from .._shared.config import build as configured
-from .._shared.files import read_json, read_table, read_yaml, write, write_json
+from .._shared.files import read_json, read_table, write, write_json
 from .._shared.predictions import Prediction
-from .._shared.runs import CONFIG, Result, Run
+from .._shared.runs import Result, Run, read_config
 from .._shared.seeding import seed_all
 from .._shared.seq2seq import load_weights
 from .._shared.tables import Row, mean_and_deviation, rows_of
@@ -106,17 +105,20 @@ def _tested(
 
 def load_model(run: Path) -> tuple[TransformerSeq2Seq, Pieces, Config]:
     """The model of a run's folder, its pieces, and its configuration, with which `translate` searches."""
-    config = configured(Config, read_yaml(run / CONFIG), str(run / CONFIG))
+    config = read_config(Config, run)
     pieces = Pieces.read(run / PIECES)
     model = build(config, len(pieces))
     load_weights(model, run)
     return model, pieces, config
 
 
-def predict(run: Run, lines: Iterable[str], *, explain: bool = False) -> Iterator[Prediction]:
+def predict(
+    run: Run, lines: Iterable[str], *, beam: int | None = None, n_best: int | None = None, explain: bool = False
+) -> Iterator[Prediction]:
     """The translation of each line."""
     model, pieces, config = load_model(run.folder)
-    return translate(model, pieces, lines, config, explain=explain)
+    config = replace(config, beam=config.beam if beam is None else beam)
+    return translate(model, pieces, lines, config, n_best=n_best, explain=explain)
 
 
 def table(runs: list[Run]) -> list[Row]:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
-from ...core.errors import TsallisError
 from ...decoding.certificates import Status
 from ...nn import Seq2Seq
 from .._shared.lines import LineError, answers
+from .._shared.packages import require
 from .._shared.predictions import Prediction
 from .._shared.seq2seq import predictions
 from .config import Config
@@ -78,19 +77,9 @@ class Score:
 
 def scores(hypotheses: Sequence[str], references: Sequence[str]) -> dict[str, Score]:
     """BLEU and chrF of plain text, as sacrebleu computes them unless told otherwise."""
-    metrics: Any = _package()
+    metrics = require("sacrebleu.metrics", "what computes BLEU and chrF")
     found = {}
     for name, metric in (("BLEU", metrics.BLEU()), ("chrF", metrics.CHRF())):
         value = metric.corpus_score(list(hypotheses), [list(references)]).score
         found[name] = Score(float(value), str(metric.get_signature()))
     return found
-
-
-def _package() -> Any:
-    try:
-        from sacrebleu import metrics
-    except ImportError as error:
-        raise TsallisError(
-            "No package sacrebleu", "what computes BLEU and chrF", "Run: pip install 'tsallis[recipes]'"
-        ) from error
-    return metrics

@@ -8,13 +8,13 @@ import tsallis as ts
 
 from .._shared.files import read_json, read_weights
 from .._shared.lines import LineError, answers
-from .._shared.predictions import Alignment, found
+from .._shared.predictions import ALTERNATIVES, Alignment, found
 
 LONGEST = 50
 EOS = 0
 
 
-def predict(run, lines, *, explain=False):
+def predict(run, lines, *, beam=None, n_best=None, explain=False):
     letters = read_json(run.folder / "vocabulary.json")
     table = read_weights(run.folder / "model.safetensors")["table"]
 
@@ -34,7 +34,9 @@ def predict(run, lines, *, explain=False):
         size = max(map(len, words)) + 1
         padded = torch.tensor([word + [EOS] * (size - len(word)) for word in words])
         state = {"words": padded, "at": torch.zeros(len(words), dtype=torch.long)}
-        decoded = ts.decoding.beam_search(step, padded[:, -1], state, eos=EOS, beam=8, max_length=LONGEST + 1)
+        decoded = ts.decoding.beam_search(
+            step, padded[:, -1], state, eos=EOS, beam=beam or 8, max_length=LONGEST + 1, n_best=n_best
+        )
         for row, word in enumerate(words):
             source = [letters[number] for number in [*word, EOS]]
             best = decoded.best[row]
@@ -43,6 +45,7 @@ def predict(run, lines, *, explain=False):
                 decoded.hypotheses[row],
                 decoded.certificates[row],
                 lambda tokens: "".join(letters[token] for token in tokens[:-1]),
+                alternatives=ALTERNATIVES if n_best is None else n_best - 1,
                 name=letters.__getitem__ if explain else None,
                 alignment=Alignment(source, [letters[token] for token in best.tokens], weights)
                 if explain and best is not None and weights is not None
