@@ -67,7 +67,9 @@ def test_translations_come_with_proofs_or_reasons(pieces: Pieces) -> None:
         bias.zero_()
         bias[0], bias[pieces.encode("the")[0][0]], bias[pieces.encode("sees")[0][0]] = 12.0, 11.6, 11.2
     lines = ["the dog", "", "sees " * 30, "日本"]
-    found = list(translate(model, pieces, lines, config))
+    # Tests have sentences of any length.
+    assert [t.reason is None for t in translate(model, pieces, lines, config)] == [True, False, True, True]
+    found = list(translate(model, pieces, lines, config, longest=20))
     assert found[1].reason is not None
     assert found[1].reason.startswith("An empty line.")
     assert found[2].text is None

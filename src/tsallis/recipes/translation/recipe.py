@@ -118,7 +118,7 @@ def predict(
     """The translation of each line."""
     model, pieces, config = load_model(run.folder)
     config = replace(config, beam=config.beam if beam is None else beam)
-    return translate(model, pieces, lines, config, n_best=n_best, explain=explain)
+    return translate(model, pieces, lines, config, n_best=n_best, explain=explain, longest=config.max_length)
 
 
 def table(runs: list[Run]) -> list[Row]:

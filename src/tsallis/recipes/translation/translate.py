@@ -23,13 +23,16 @@ def translate(
     *,
     n_best: int | None = None,
     explain: bool = False,
+    longest: int | None = None,
 ) -> Iterator[Prediction]:
-    """Translations of sentences, in their order; n_best of each are searched, without it as many as the beam holds."""
+    """Translations of sentences, in their order; n_best of each are searched, without it as many as the beam holds.
+    Those of more pieces than the longest get none.
+    """
 
     def read(line: str) -> tuple[list[str], list[int]]:
         numbers, _ = pieces.encode(line)
-        if len(numbers) > config.max_length:
-            raise LineError(f"{len(numbers)} pieces", f"at most {config.max_length}", "Cut the sentence")
+        if longest is not None and len(numbers) > longest:
+            raise LineError(f"{len(numbers)} pieces", f"at most {longest}", "Cut the sentence")
         return [pieces.names[number] for number in numbers], numbers
 
     def search(sentences: list[tuple[list[str], list[int]]]) -> list[Prediction]:
