@@ -1,0 +1,79 @@
+"""How much one draw of each method adds to the gradient in the sender's first layer, before any training.
+
+    python benchmarks/game_noise.py --data-dir DATA
+
+The exact gradient is that of the method's own objective, all symbols (and guesses) summed; its length is that of the
+mean over batches. Baselines see ten batches before they are measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import islice
+
+import torch
+from torch import Tensor
+
+from tsallis.recipes._shared import plan
+from tsallis.recipes._shared.seeding import seed_all
+from tsallis.recipes.signal_game import recipe
+from tsallis.recipes.signal_game.config import Config
+from tsallis.recipes.signal_game.data import Batch, load
+from tsallis.recipes.signal_game.model import Training
+
+BATCHES, BEFORE = 40, 10
+EXACT = ("softmax", "sparsemax", "entmax15")
+
+
+def main() -> None:
+    """Measure and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-dir")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    sys.stdout.write("| method, preset | exact | noise of a draw | noise / exact | cosine of the draws' mean |\n")
+    sys.stdout.write("| --- | --- | --- | --- | --- |\n")
+    for preset in ("lite0", "default"):
+        members = plan.make_plan(recipe, "signal_game", preset, {"data_dir": options.data_dir}).members
+        first = members[0].config
+        data = load(first)
+        batches = list(islice(recipe._stream(data.train, first), BATCHES))
+        for member in members:
+            if member.config.estimator not in EXACT and member.config.seed == first.seed:
+                exact, noise, cosine = measure(member.config, batches, data.test.features.shape[1])
+                values = f"{exact:.1e} | {noise:.1e} | {noise / exact:.1f} | {cosine:.2f}"
+                sys.stdout.write(f"| {member.row}, `{preset}` | {values} |\n")
+
+
+def measure(config: Config, batches: Sequence[Batch], features: int) -> tuple[float, float, float]:
+    """Lengths of the exact gradient and of what one draw adds, and the cosine of the mean draw with the former."""
+    summed = _task(replace(config, estimator="softmax", table=config.reward == "nll"), features)
+    drawn = _task(config, features)
+    own = {k: v for k, v in summed.state_dict().items() if k.startswith(("sender", "receiver"))}
+    drawn.load_state_dict(own, strict=False)
+    for batch in batches[:BEFORE]:
+        drawn.training_step(batch, 0)
+    exact, draws = (torch.stack([_gradient(task, batch) for batch in batches]) for task in (summed, drawn))
+    mean = exact.mean(0)
+    cosine = torch.cosine_similarity(draws.mean(0), mean, 0)
+    return float(mean.norm()), float((draws - exact).norm(dim=1).mean()), float(cosine)
+
+
+def _task(config: Config, features: int) -> Training:
+    seed_all(config.seed, "weights")
+    return Training(config, features).train()
+
+
+def _gradient(task: Training, batch: Batch) -> Tensor:
+    task.zero_grad()
+    task.training_step(batch, 0)["loss"].backward()
+    grad = task.sender.image.weight.grad
+    assert grad is not None
+    return grad.flatten()
+
+
+if __name__ == "__main__":
+    main()
