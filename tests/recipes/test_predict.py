@@ -1,37 +1,30 @@
-"""`tsallis predict`: predictions against enumeration, lines that cannot be read, pipes, pages; with a recipe that
-replaces letters.
+"""`tsallis predict`: predictions against enumeration, lines that cannot be read, pipes; with a recipe that replaces
+letters.
 """
 
 from __future__ import annotations
 
-import base64
 import io
 import itertools
 import json
 import math
 import os
-import re
 import subprocess
 import sys
 import threading
 from pathlib import Path
 from types import SimpleNamespace
-from xml.etree import ElementTree
 
 import pytest
 import torch
 
-import tsallis as ts
 from tsallis import recipes
 from tsallis.cli import answers
 from tsallis.cli.main import main
-from tsallis.decoding import Certificate, Status
-from tsallis.recipes._shared import explanations, files
+from tsallis.recipes._shared import files
 from tsallis.recipes._shared.predictions import Prediction
 
-TOYS = Path(__file__).parent / "toys"
-LETTERS = ["</s>", *"ab<>script/é\\\t\u2028"]
-BACK = {"\\\\": "\\", "\\t": "\t", "\\n": "\n", "\\r": "\r"}
+from .spelling import LETTERS, TOYS, letters_table, make_run, predict, read_tsv, spelled
 
 
 @pytest.fixture(autouse=True)
@@ -39,54 +32,14 @@ def _toys(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recipes, "__path__", [*recipes.__path__, str(TOYS)])
 
 
-def make_run(folder: Path, table: torch.Tensor, recipe: str = "speller", row: str = "<b>row") -> Path:
-    result = {"recipe": recipe, "title": "Toy", "row": row, "published": {}, "seed": 1, "metric": "m", "value": 0.5}
-    files.write_json(folder / "result.json", {**result, "n": 1, "split": "0", "metrics": {}})
-    files.write_json(folder / "timing.json", {"seconds": 1.0})
-    files.write_yaml(folder / "config.yaml", {"seed": 1})
-    files.write_json(folder / "vocabulary.json", LETTERS)
-    files.write_weights(folder / "model.safetensors", {"table": table})
-    return folder
-
-
 @pytest.fixture
 def table() -> torch.Tensor:
-    """Every letter may stay or become one or two others; the end stays the end."""
-    generator = torch.Generator().manual_seed(3)
-    scores = torch.randn(len(LETTERS), len(LETTERS), generator=generator) * 0.4
-    scores[:, 0] = -9
-    scores += 1.2 * torch.eye(len(LETTERS))
-    scores[0, 0] = 20
-    return scores
+    return letters_table()
 
 
 @pytest.fixture
 def run(tmp_path: Path, table: torch.Tensor) -> Path:
     return make_run(tmp_path / "run", table)
-
-
-def spelled(word: str, table: torch.Tensor) -> dict[str, float]:
-    """All that a word may become, by enumeration in float64."""
-    rows = [ts.sparsemax(table[LETTERS.index(letter)].double()).tolist() for letter in word]
-    choices = [[(LETTERS[i], p) for i, p in enumerate(row) if p > 0] for row in rows]
-    return {"".join(letter for letter, _ in way): math.prod(p for _, p in way) for way in itertools.product(*choices)}
-
-
-def unescaped(cell: str) -> str:
-    return re.sub(r"\\(x..|u....|.)", lambda m: BACK.get(m[0]) or chr(int(m[1][1:], 16)), cell)
-
-
-def read_tsv(text: str) -> list[dict[str, str]]:
-    head, *rows = [line.split("\t") for line in text.removesuffix("\n").split("\n")]
-    assert head == list(answers.COLUMNS)
-    return [dict(zip(head, map(unescaped, row), strict=True)) for row in rows]
-
-
-def predict(run: Path, content: bytes, capsys: pytest.CaptureFixture[str], *words: str, status: int = 0) -> str:
-    source = run.parent / "lines.txt"
-    source.write_bytes(content)
-    assert main(["predict", str(run), str(source), *words]) == status
-    return capsys.readouterr().out
 
 
 def test_predictions_are_those_of_an_enumeration(run: Path, table, capsys: pytest.CaptureFixture[str]) -> None:
@@ -319,64 +272,6 @@ def test_out_is_what_would_be_printed(run: Path, capsys: pytest.CaptureFixture[s
     assert predict(run, "abc\né\n\n".encode(), capsys, "--out", str(out), status=1) == ""
     assert out.read_bytes().decode() == printed
     assert [path.name for path in out.parent.iterdir()] == ["out.tsv"]
-
-
-def test_the_page_shows_every_line_and_obeys_none(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = run.parent / "page"
-    content = b"<script>\n<b>&\n\nabc\n"
-    plain = predict(run, content, capsys, status=1)
-    assert predict(run, content, capsys, "--explain", str(folder), status=1) == plain
-    assert [path.name for path in folder.iterdir()] == ["index.html"]
-    page = (folder / "index.html").read_text()
-    assert page.endswith("</body>\n</html>\n")
-    assert "<script" not in page
-    assert "&lt;script&gt;" in page
-    assert "&lt;b&gt;&amp;" in page
-    assert "&lt;b&gt;row" in page
-    assert "An empty line" in page
-    images = re.findall(r'src="data:image/svg\+xml;base64,([^"]+)"', page)
-    assert len(images) == 4, "an alignment and a tree of each line that has a prediction"
-    drawn = [ElementTree.fromstring(base64.b64decode(image)) for image in images]
-    names = {element.tag.rpartition("}")[2] for root in drawn for element in root.iter()}
-    assert "text" in names
-    assert "script" not in names
-    labels = [{(element.text or "") for element in root.iter() if element.tag.endswith("}text")} for root in drawn]
-    assert {"<", ">", "s", "</s>"} <= labels[0], "letters of the source"
-    rows = read_tsv(plain)
-    assert any(label.startswith(rows[3]["prediction"][:1]) for label in labels[3])
-    assert f"{rows[3]['certificate']}" in page
-
-
-@pytest.mark.parametrize(
-    ("status", "predicted", "words"),
-    [
-        (Status.UNKNOWN, True, "UNKNOWN: nothing is proved."),
-        (Status.BOUNDED, True, "BOUNDED(2): a more probable sequence may exist. Proved: none that was not found is "
-         "above 0.25."),
-        (Status.BOUNDED, False, "BOUNDED(2): nothing was found. Proved: no sequence is above 0.25."),
-        (Status.ARGMAX_EXACT, True, "ARGMAX_EXACT: proved: no sequence is more probable; none that was not found is "
-         "above 0.25."),
-        (Status.ENUMERATED, True, "ENUMERATED: proved: every sequence of non-zero probability was found."),
-    ],
-)  # fmt: skip
-def test_the_page_says_what_is_proved(status: Status, predicted: bool, words: str, tmp_path: Path) -> None:
-    unseen = {Status.UNKNOWN: math.nan, Status.ENUMERATED: -math.inf}.get(status, math.log(0.25))
-    proof = Certificate(status, 2.0, 0.5, unseen, 1)
-    with explanations.explanations(tmp_path, "Toy") as page:
-        page.add(1, "a", Prediction("b" if predicted else None, -1.0, proof, reason=None if predicted else "None"))
-    assert f"<p>{words}</p>" in (tmp_path / "index.html").read_text()
-    assert explanations.proved(Certificate(Status.BOUNDED, 2.0, 0.0, -2000.0, 0), True).endswith("above 2.57654e-869.")
-
-
-def test_the_page_ends_somewhere(
-    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(explanations, "DRAWN", 2)
-    out = predict(run, b"a\nb\nc\na\n", capsys, "--explain", str(run.parent / "page"))
-    assert len(read_tsv(out)) == 4
-    page = (run.parent / "page" / "index.html").read_text()
-    assert page.count("<h2>") == 2
-    assert "The first 2 lines are explained" in page
 
 
 def test_tiny_probabilities_and_odd_characters() -> None:

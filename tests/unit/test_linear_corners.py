@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from torch.nn import functional
 
 import tsallis as ts
+from tsallis.losses import linear_layer
 from tsallis.testing.layers import draw_layer
 
 from .test_linear_loss import METHODS, _assert_close, needs_numba
@@ -93,3 +95,53 @@ def test_tied_inputs_of_a_differentiable_backward_pass(method: Any) -> None:
     plain = torch.autograd.grad(loss, weight, retain_graph=True)[0]
     again = torch.autograd.grad(loss, weight, create_graph=True)[0]
     assert torch.allclose(again.detach(), plain, atol=1e-10)
+
+
+@needs_numba
+def test_half_precision_and_lists_under_autocast_are_computed_in_float32() -> None:
+    hidden, weight, target = draw_layer(16, 32, 3000, 5)
+    narrow = hidden.bfloat16(), weight.bfloat16()
+    exact = ts.entmax_loss(narrow[0].double() @ narrow[1].double().t(), target)
+    loss = ts.linear_entmax_loss(*narrow, target)
+    assert loss.dtype == torch.bfloat16
+    assert float(loss) == pytest.approx(float(exact), rel=2**-8)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = ts.linear_entmax_loss(hidden, weight, target)
+    assert torch.equal(inside, ts.linear_entmax_loss(hidden, weight, target))
+
+
+@pytest.mark.parametrize("alpha", [1.0, 1.5])
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_dense_chunks_under_autocast_multiply_as_linear_layers_do(
+    alpha: float, reduction: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(linear_layer, "CHUNK", 0)
+    monkeypatch.setattr(linear_layer, "FEWEST", 7)
+    hidden, weight, target = draw_layer(16, 32, 300, 5)
+    bias = torch.randn(300)
+    leaves = [x.requires_grad_() for x in (hidden, weight, bias)]
+    g = torch.arange(1.0, 17.0) if reduction == "none" else torch.tensor(3.0)
+
+    def measured(loss: Tensor) -> list[Tensor]:
+        return [loss.detach(), *torch.autograd.grad(loss, leaves, g)]
+
+    def ours(*x: Tensor) -> Tensor:
+        return ts.linear_entmax_loss(x[0], x[1], target, x[2], alpha=alpha, method="dense", reduction=reduction)
+
+    full = measured(ours(hidden, weight, bias))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = measured(ours(hidden, weight, bias))
+        scores = functional.linear(hidden, weight, bias)
+    assert scores.dtype == torch.bfloat16
+    expected = measured(ts.entmax_loss(scores.float(), target, alpha=alpha, reduction=reduction))
+    assert torch.equal(found[0], expected[0])
+    assert not torch.equal(found[0], full[0])
+    for a, b, exact in zip(found[1:], expected[1:], full[1:], strict=True):
+        assert a.dtype == torch.float32
+        # Each is off by roundings of scores and factors; ours is no worse than autocast's own.
+        assert float((a - exact).norm()) <= 1.5 * float((b - exact).norm()) + 1e-6
+        assert float((a - b).norm()) <= 0.02 * float(b.norm())
+    double = [x.detach().double() for x in leaves]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = ours(*double)
+    assert torch.equal(inside, ours(*double))
