@@ -147,11 +147,12 @@ def dense(
     compute = hidden.dtype
     if layer.factors is not None:
         hidden, weight = hidden.to(layer.factors), weight.to(layer.factors)
+        bias = None if bias is None else bias.to(layer.factors)
     losses: list[Tensor] = []
     slopes: list[list[Tensor]] = [[] for _ in params]
     for begin in range(0, len(hidden), rows):
         chosen = slice(begin, begin + rows)
-        z = functional.linear(hidden[chosen], weight, None if bias is None else bias.to(weight.dtype)).to(compute)
+        z = functional.linear(hidden[chosen], weight, bias).to(compute)
         own = [x[chosen] if isinstance(x, Tensor) and x.dim() else x for x in params]
         if g is None or gradients is None:
             losses.append(layer.of_scores(z, index[chosen], own))
