@@ -199,6 +199,17 @@ def test_alpha_says_which_distribution() -> None:
     assert third.certificates == other.certificates
 
 
+def test_probabilities_of_a_mapping_do_not_underflow_to_zeros() -> None:
+    model = gpt2().float()
+
+    def nearly_over(scores: torch.Tensor) -> torch.Tensor:
+        # exp(-300) is a number of float64, and a zero of float32.
+        return ts.softmax(torch.zeros_like(scores).index_fill(1, torch.tensor([EOS]), 300.0))
+
+    found = search(model, mapping=nearly_over)
+    assert all(certificate.status == Status.ARGMAX_EXACT for certificate in found.certificates)
+
+
 def test_the_cache_is_used_whatever_configurations_say() -> None:
     # Trainer leaves it off.
     for make in (gpt2, t5):

@@ -78,7 +78,8 @@ def certified_search(
     Args:
         model, input_ids, logits_processor, stopping_criteria, generation_config: what `generate` passes.
         alpha: of entmax; 1.5 where neither mapping nor an `EntmaxLogitsProcessor` says otherwise.
-        mapping: from scores to probabilities in the place of entmax, `ts.normmax` for example.
+        mapping: from scores, in float64, to probabilities in the place of entmax, `ts.normmax` for example. Its zeros
+            are taken for proofs: for softmax, whose zeros are none, pass alpha=1.
         beam: prefixes kept of each length; None for num_beams.
         n_best: as in `ts.decoding.beam_search`; num_return_sequences says how many are in `sequences`.
         max_rows: as in `ts.decoding.beam_search`; smaller batches take less memory.

@@ -80,7 +80,8 @@ def _same(log_probs: Tensor) -> Tensor:
 
 
 def _log_of(mapping: Callable[[Tensor], Tensor], scores: Tensor) -> Tensor:
-    return mapping(scores).log()
+    # A probability too small for a number would be a zero, and zeros are taken for proofs.
+    return mapping(scores.double()).log()
 
 
 def start_of(
