@@ -1,4 +1,5 @@
-"""How much one draw of each method adds to the gradient in the sender's first layer, before any training.
+"""How much one draw of each method adds to the gradients of the sender's first layer and of the receiver, before any
+training.
 
     python benchmarks/game_noise.py --data-dir DATA
 
@@ -34,8 +35,8 @@ def main() -> None:
     parser.add_argument("--data-dir")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    sys.stdout.write("| method, preset | exact | noise of a draw | noise / exact | cosine of the draws' mean |\n")
-    sys.stdout.write("| --- | --- | --- | --- | --- |\n")
+    sys.stdout.write(f"| method, preset |{' exact | noise of a draw | noise / exact | cosine |' * 2}\n")
+    sys.stdout.write(f"| --- |{' --- | --- | --- | --- |' * 2}\n")
     for preset in ("lite0", "default"):
         members = plan.make_plan(recipe, "signal_game", preset, {"data_dir": options.data_dir}).members
         first = members[0].config
@@ -43,23 +44,30 @@ def main() -> None:
         batches = list(islice(recipe._stream(data.train, first), BATCHES))
         for member in members:
             if member.config.estimator not in EXACT and member.config.seed == first.seed:
-                exact, noise, cosine = measure(member.config, batches, data.test.features.shape[1])
-                values = f"{exact:.1e} | {noise:.1e} | {noise / exact:.1f} | {cosine:.2f}"
-                sys.stdout.write(f"| {member.row}, `{preset}` | {values} |\n")
+                found = measure(member.config, batches, data.test.features.shape[1])
+                values = (
+                    f"{exact:.1e} | {noise:.1e} | {noise / exact:.1f} | {cosine:.2f}" for exact, noise, cosine in found
+                )
+                sys.stdout.write(f"| {member.row}, `{preset}` | {' | '.join(values)} |\n")
+                sys.stdout.flush()
 
 
-def measure(config: Config, batches: Sequence[Batch], features: int) -> tuple[float, float, float]:
-    """Lengths of the exact gradient and of what one draw adds, and the cosine of the mean draw with the former."""
+def measure(config: Config, batches: Sequence[Batch], features: int) -> list[tuple[float, float, float]]:
+    """For the sender's first layer and for the receiver: lengths of the exact gradient and of what one draw adds, and
+    the cosine of the mean draw with the former.
+    """
     summed = _task(replace(config, estimator="softmax", table=config.reward == "nll"), features)
     drawn = _task(config, features)
     own = {k: v for k, v in summed.state_dict().items() if k.startswith(("sender", "receiver"))}
     drawn.load_state_dict(own, strict=False)
     for batch in batches[:BEFORE]:
         drawn.training_step(batch, 0)
-    exact, draws = (torch.stack([_gradient(task, batch) for batch in batches]) for task in (summed, drawn))
-    mean = exact.mean(0)
-    cosine = torch.cosine_similarity(draws.mean(0), mean, 0)
-    return float(mean.norm()), float((draws - exact).norm(dim=1).mean()), float(cosine)
+    found = []
+    for exact, draws in zip(*(_gradients(task, batches) for task in (summed, drawn)), strict=True):
+        mean = exact.mean(0)
+        cosine = torch.cosine_similarity(draws.mean(0), mean, 0)
+        found.append((float(mean.norm()), float((draws - exact).norm(dim=1).mean()), float(cosine)))
+    return found
 
 
 def _task(config: Config, features: int) -> Training:
@@ -67,12 +75,15 @@ def _task(config: Config, features: int) -> Training:
     return Training(config, features).train()
 
 
-def _gradient(task: Training, batch: Batch) -> Tensor:
-    task.zero_grad()
-    task.training_step(batch, 0)["loss"].backward()
-    grad = task.sender.image.weight.grad
-    assert grad is not None
-    return grad.flatten()
+def _gradients(task: Training, batches: Sequence[Batch]) -> list[Tensor]:
+    """(batches, numbers) of the sender's first layer, and of the receiver."""
+    rows = []
+    for batch in batches:
+        task.zero_grad()
+        task.training_step(batch, 0)["loss"].backward()
+        parts = [task.sender.image.weight], list(task.receiver.parameters())
+        rows.append([torch.cat([p.grad.flatten() for p in part if p.grad is not None]) for part in parts])
+    return [torch.stack(part) for part in zip(*rows, strict=True)]
 
 
 if __name__ == "__main__":
