@@ -79,10 +79,9 @@ def _gradients(task: Training, batches: Sequence[Batch]) -> list[Tensor]:
     """(batches, numbers) of the sender's first layer, and of the receiver."""
     rows = []
     for batch in batches:
-        task.zero_grad()
-        task.training_step(batch, 0)["loss"].backward()
-        parts = [task.sender.image.weight], list(task.receiver.parameters())
-        rows.append([torch.cat([p.grad.flatten() for p in part if p.grad is not None]) for part in parts])
+        loss = task.training_step(batch, 0)["loss"]
+        sender, *receiver = torch.autograd.grad(loss, [task.sender.image.weight, *task.receiver.parameters()])
+        rows.append([sender.flatten(), torch.cat([grad.flatten() for grad in receiver])])
     return [torch.stack(part) for part in zip(*rows, strict=True)]
 
 

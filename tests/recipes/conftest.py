@@ -43,6 +43,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.filterwarnings(line))
 
 
+@pytest.fixture
+def toys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The recipes of the folder `toys` are found beside those of the library."""
+    from tsallis import recipes
+
+    monkeypatch.setattr(recipes, "__path__", [*recipes.__path__, str(TOYS)])
+
+
 def train_watched(recipe: ModuleType, members: Sequence[Member], folder: Path) -> tuple[dict[str, Result], set[str]]:
     """Results by row, trained in this process, and the fields of the configuration that the recipe read."""
     read: set[str] = set()
@@ -94,6 +102,7 @@ def finished_runs(members: Sequence[Member], results: dict[str, Result], folder:
     return runs
 
 
+TOYS = Path(__file__).parent / "toys"
 COMMAND = [sys.executable, "-m", "tsallis.cli.main"]
 SHORT = ("run", "ssvae", "--preset", "smoke", "--estimator", "sparsemax", "--warm-epochs", "3", "--epochs", "4")
 # A checkpoint after every batch, so that a training is interrupted in the middle of an epoch.

@@ -15,7 +15,6 @@ from tsallis.cli import answers
 from tsallis.cli.main import main
 from tsallis.recipes._shared import files
 
-TOYS = Path(__file__).parent / "toys"
 LETTERS = ["</s>", *"ab<>script/é\\\t\u2028"]
 BACK = {"\\\\": "\\", "\\t": "\t", "\\n": "\n", "\\r": "\r"}
 

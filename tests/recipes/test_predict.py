@@ -24,12 +24,10 @@ from tsallis.cli.main import main
 from tsallis.recipes._shared import files
 from tsallis.recipes._shared.predictions import Prediction
 
-from .spelling import LETTERS, TOYS, letters_table, make_run, predict, read_tsv, spelled
+from .conftest import TOYS
+from .spelling import LETTERS, letters_table, make_run, predict, read_tsv, spelled
 
-
-@pytest.fixture(autouse=True)
-def _toys(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recipes, "__path__", [*recipes.__path__, str(TOYS)])
+pytestmark = pytest.mark.usefixtures("toys")
 
 
 @pytest.fixture

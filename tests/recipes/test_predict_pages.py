@@ -10,17 +10,13 @@ from xml.etree import ElementTree
 
 import pytest
 
-from tsallis import recipes
 from tsallis.decoding import Certificate, Status
 from tsallis.recipes._shared import explanations
 from tsallis.recipes._shared.predictions import Prediction
 
-from .spelling import TOYS, letters_table, make_run, predict, read_tsv
+from .spelling import letters_table, make_run, predict, read_tsv
 
-
-@pytest.fixture(autouse=True)
-def _toys(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recipes, "__path__", [*recipes.__path__, str(TOYS)])
+pytestmark = pytest.mark.usefixtures("toys")
 
 
 @pytest.fixture

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import Any
 
 import entmax
+import pytest
 import torch
 from transformers import (
     BertConfig,
@@ -21,9 +23,13 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
+from tsallis.decoding import Status
+from tsallis.integrations.transformers import certified_search
 from tsallis.integrations.transformers.tiny import peaked
 
 PAD, START, EOS, WORDS = 0, 1, 2, 7
+# Tokens of a sequence at most.
+LENGTH = 5
 SMALL: dict[str, Any] = {
     "vocab_size": WORDS, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32,
 }  # fmt: skip
@@ -143,3 +149,36 @@ def ranked(sequences: dict[tuple[int, ...], float]) -> list[tuple[int, ...]]:
 def found_in(hypotheses: Any) -> dict[tuple[int, ...], float]:
     """The same of a search's result."""
     return {h.tokens: math.exp(h.log_prob) for h in hypotheses}
+
+
+@cache
+def model_of(name: str) -> Any:
+    """One of MODELS, made once: tests do not change it."""
+    return MODELS[name]()
+
+
+def search(model: Any, prompts: list[list[int]] = PROMPTS, **options: Any) -> Any:
+    given = {"max_new_tokens": LENGTH, "return_dict_in_generate": True, "num_beams": 4} | options
+    return model.generate(**batch(prompts, model), custom_generate=certified_search, **given)
+
+
+def check(certificate: Any, hypotheses: Any, sequences: dict[tuple[int, ...], float], open_: float) -> None:
+    """Whatever a certificate claims holds of all sequences."""
+    found, best = found_in(hypotheses), ranked(sequences)
+    for tokens, p in found.items():
+        assert p == pytest.approx(sequences[tokens], rel=1e-9)
+    # The search has found others too that are no better than those it shows.
+    least = min(found.values(), default=0.0)
+    unseen = max([p for s, p in sequences.items() if s not in found and p > least] + [open_])
+    assert math.exp(certificate.unseen) >= unseen * (1 - 1e-9)
+    if certificate.status == Status.ENUMERATED:
+        assert found.keys() == sequences.keys()
+        assert open_ == 0
+        assert certificate.mass == pytest.approx(1, abs=1e-9)
+    if certificate.exact:
+        assert hypotheses[0].tokens == best[0]
+    else:
+        assert certificate.gap == pytest.approx(
+            certificate.unseen - (hypotheses[0].log_prob if hypotheses else -math.inf)
+        )
+    assert [h.tokens for h in hypotheses[: certificate.proven]] == best[: certificate.proven]
