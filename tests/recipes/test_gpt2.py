@@ -45,8 +45,12 @@ def test_measures() -> None:
     with torch.no_grad():
         for p in model.parameters():
             p.zero_()
+    model.train()
+    model.transformer.h[0].eval()
     # Uniform over all bytes and the end.
     found = measure(model, texts, 1.5)
+    modes = model.training, model.transformer.h[0].attn.training
+    assert modes == (True, False), "modules keep their own"
     assert found["perplexity"] == pytest.approx(END + 1, rel=1e-3)
     assert found["support"] == END + 1
     assert found["covered"] == 1

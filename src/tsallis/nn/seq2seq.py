@@ -86,7 +86,7 @@ class Seq2Seq(nn.Module, ABC):
         padding. Several heads are averaged. Nothing is dropped, in training neither.
         """
         source, prefix = self._both(source, target)
-        with _evaluating(self):
+        with evaluating(self):
             weights = self._aligned(source, prefix)
         return weights.masked_fill((target < 0)[:, :, None], 0.0)
 
@@ -147,7 +147,7 @@ def embedded(table: nn.Embedding, tokens: Tensor) -> Tensor:
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Iterator[None]:
     """All modules in evaluation, then each in its own mode again."""
     training = [module for module in model.modules() if module.training]
     model.eval()

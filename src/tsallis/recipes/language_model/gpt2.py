@@ -36,6 +36,7 @@ import tsallis as ts
 
 from ...core.errors import ParameterError, TsallisError
 from ...integrations.transformers import trainer_loss
+from ...nn.seq2seq import evaluating
 from .._shared.datasets import DataError, read_lines
 from .._shared.files import write_json
 from .._shared.seeding import seed_all
@@ -89,18 +90,16 @@ def measure(model: PreTrainedModel, texts: Tensor, alpha: float, batch_size: int
     """Perplexity with EPSILON added to each probability, tokens with probability, and the share of tokens that have
     some, over all tokens but the first of each block.
     """
-    was_training = model.training
-    model.eval()
     surprise, support, covered, count = 0.0, 0.0, 0.0, 0
-    for tokens in texts.to(model.device).split(batch_size):
-        z = model(input_ids=tokens).logits[:, :-1].float()
-        p = ts.entmax(z, alpha)
-        right = p.gather(-1, tokens[:, 1:, None]).squeeze(-1)
-        surprise += ts.decoding.metrics.surprise(right, p.shape[-1], EPSILON).double().sum().item()
-        support += (p > 0).sum().item()
-        covered += (right > 0).sum().item()
-        count += right.numel()
-    model.train(was_training)
+    with evaluating(model):
+        for tokens in texts.to(model.device).split(batch_size):
+            z = model(input_ids=tokens).logits[:, :-1].float()
+            p = ts.entmax(z, alpha)
+            right = p.gather(-1, tokens[:, 1:, None]).squeeze(-1)
+            surprise += ts.decoding.metrics.surprise(right, p.shape[-1], EPSILON).double().sum().item()
+            support += (p > 0).sum().item()
+            covered += (right > 0).sum().item()
+            count += right.numel()
     return {"perplexity": math.exp(surprise / count), "support": support / count, "covered": covered / count}
 
 
