@@ -141,39 +141,52 @@ def test_words_one_by_one_or_at_once(parts: list[int]) -> None:
 
 
 def test_heads_are_the_losses_they_name() -> None:
-    hidden, weight, target = torch.randn(5, 8), torch.randn(40, 8), torch.randint(40, (5,))
-    scores = hidden @ weight.t()
+    hidden, weight, bias, target = torch.randn(5, 8), torch.randn(40, 8), torch.randn(40), torch.randint(40, (5,))
+    scores = hidden @ weight.t() + bias
     softmax, entmax = (head_of(Config(alpha=alpha)) for alpha in (1.0, 1.7))
-    assert torch.allclose(softmax.loss(hidden, weight, target), functional.cross_entropy(scores, target))
-    assert torch.allclose(entmax.loss(hidden, weight, target), ts.entmax_loss(scores, target, 1.7), rtol=1e-5)
+    assert torch.allclose(softmax.loss(hidden, weight, bias, target), functional.cross_entropy(scores, target))
+    assert torch.allclose(entmax.loss(hidden, weight, bias, target), ts.entmax_loss(scores, target, 1.7), rtol=1e-5)
     assert torch.equal(entmax.probabilities(scores), ts.entmax(scores, 1.7))
     for name in LEARNED:
         head = head_of(Config(alpha=name, alpha_start=1.7))  # pyright: ignore[reportArgumentType]
-        assert torch.allclose(head.loss(hidden, weight, target), ts.entmax_loss(scores, target, 1.7), rtol=1e-5)
+        assert torch.allclose(head.loss(hidden, weight, bias, target), ts.entmax_loss(scores, target, 1.7), rtol=1e-5)
         assert float(head.order()) == pytest.approx(1.7)
+
+
+@pytest.mark.parametrize("alpha", [1.0, 1.2, 1.5, 2.0])
+def test_models_begin_with_frequencies(alpha: float) -> None:
+    """Before the first step, and before what they read makes a difference."""
+    frequencies = torch.tensor([0.5, 0.3, 0.15, 0.04, 0.01])
+    task = Training(Config(alpha=alpha, width=16, heads=2, context=8, prompt=3), frequencies)
+    torch.nn.init.zeros_(task.model.words.weight)
+    with torch.no_grad():
+        p = task.head.probabilities(task.scores(task.model(torch.randint(5, (2, 8)))))
+    assert torch.allclose(p, frequencies.expand_as(p), atol=1e-6)
 
 
 def test_gradients_in_learned_alphas() -> None:
     """By the loss that of the loss, which is never positive; by the score that of the score, and no other's."""
     torch.manual_seed(0)
-    hidden, weight = (torch.randn(*shape, dtype=torch.float64, requires_grad=True) for shape in ((50, 4), (30, 4)))
+    hidden, weight, bias = (
+        torch.randn(*shape, dtype=torch.float64, requires_grad=True) for shape in ((50, 4), (30, 4), (30,))
+    )
     target = torch.randint(30, (50,))
 
     def score(alpha: float) -> float:
-        p = ts.entmax(hidden @ weight.t(), alpha)
+        p = ts.entmax(hidden @ weight.t() + bias, alpha)
         right = p.gather(1, target[:, None])[:, 0]
         return float((right + (1 - p.square().sum(1)) / 2).mean().detach())
 
     def loss(alpha: float) -> float:
-        return float(ts.entmax_loss(hidden @ weight.t(), target, alpha).detach())
+        return float(ts.entmax_loss(hidden @ weight.t() + bias, target, alpha).detach())
 
     for name, expected in (("learned", lambda alpha: -score(alpha)), ("learned-by-loss", loss)):
         head = head_of(Config(alpha=name, alpha_start=1.4)).double()  # pyright: ignore[reportArgumentType]
         (theta,) = head.parameters()
-        found = torch.autograd.grad(head.loss(hidden, weight, target), (theta, hidden, weight))
+        found = torch.autograd.grad(head.loss(hidden, weight, bias, target), (theta, hidden, weight, bias))
         slope = (expected(1.4 + 1e-5) - expected(1.4 - 1e-5)) / 2e-5
         assert float(found[0]) == pytest.approx(slope * 0.4 * 0.6, rel=1e-6)
-        plain = torch.autograd.grad(ts.entmax_loss(hidden @ weight.t(), target, 1.4), (hidden, weight))
+        plain = torch.autograd.grad(ts.entmax_loss(hidden @ weight.t() + bias, target, 1.4), (hidden, weight, bias))
         assert all(torch.allclose(a, b, rtol=1e-8) for a, b in zip(found[1:], plain, strict=True))
     assert loss(1.5) < loss(1.4)
 

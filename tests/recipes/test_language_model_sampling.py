@@ -122,7 +122,7 @@ def task() -> Training:
     """A model whose distributions are far from uniform."""
     torch.manual_seed(0)
     config = Config(width=16, heads=2, layers=2, feedforward=32, context=8, prompt=3)
-    task = Training(config, 20).eval()
+    task = Training(config, torch.full((20,), 1 / 20)).eval()
     for weight in task.model.parameters():
         torch.nn.init.normal_(weight, std=0.5)
     return task

@@ -20,7 +20,7 @@ from .config import RunConfig
 from .files import RunError, read_weights
 from .pairs import padded
 from .predictions import ALTERNATIVES, Alignment, Prediction, found
-from .training import log_means, scheduled
+from .training import fusible, log_means, scheduled
 
 # Norm at which gradients are cut.
 CLIP = 1.0
@@ -82,7 +82,9 @@ class SequenceTraining(LightningModule):
         self.config, self.model, self.total = config, model, total
 
     def configure_optimizers(self) -> Any:
-        optimizer = torch.optim.Adam(self.parameters(), lr=self.config.lr, betas=(0.9, 0.98))
+        optimizer = torch.optim.Adam(
+            self.parameters(), lr=self.config.lr, betas=(0.9, 0.98), fused=fusible(self.config)
+        )
         return scheduled(optimizer, self.config.warmup, self.total)
 
     def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:

@@ -96,6 +96,13 @@ def log_means(module: LightningModule, stage: str, **values: Tensor) -> None:
         module.log(f"{stage}/{name}", share, reduce_fx="sum", on_step=False, on_epoch=True, sync_dist=True)
 
 
+def fusible(config: RunConfig) -> bool:
+    """Whether an optimizer may take its steps fused. Gradients that were scaled for float16 come to a fused one as they
+    are, and could not be cut to a norm before.
+    """
+    return config.precision != "16-mixed"
+
+
 def scheduled(optimizer: torch.optim.Optimizer, rise: int, total: int) -> Any:
     """What `configure_optimizers` returns: rates grow on a line over so many steps, then fall on one to 0 after all.
 

@@ -65,6 +65,12 @@ class Text:
         """How many different tokens there are."""
         return len(self.vocabulary.starts)
 
+    @property
+    def frequencies(self) -> Tensor:
+        """Shares (V,) of the tokens of training text; half of one is added to each count, so that none is zero."""
+        counts = torch.bincount(self.train.tokens, minlength=self.words) + 0.5
+        return counts / counts.sum()
+
 
 def load(config: Config) -> Text:
     """The data set of a configuration."""

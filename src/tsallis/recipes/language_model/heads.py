@@ -16,11 +16,18 @@ from .config import Config
 SAMPLE = 64
 
 
+def scores_of(p: Tensor, alpha: float | Tensor) -> Tensor:
+    """Scores (V,) whose entmax is the distribution p, which has no zeros: the gradient of its negative entropy, but for
+    a constant.
+    """
+    return p.log() if alpha == 1 else p ** (alpha - 1) / (alpha - 1)
+
+
 class Head(nn.Module, ABC):
-    """An output layer without weights of its own: it uses the embedding's."""
+    """An output layer that uses the embedding's weights."""
 
     @abstractmethod
-    def loss(self, hidden: Tensor, weight: Tensor, target: Tensor) -> Tensor:
+    def loss(self, hidden: Tensor, weight: Tensor, bias: Tensor, target: Tensor) -> Tensor:
         """Mean over targets (N)."""
 
     @abstractmethod
@@ -35,8 +42,8 @@ class Head(nn.Module, ABC):
 class Softmax(Head):
     """Cross-entropy of a linear layer."""
 
-    def loss(self, hidden: Tensor, weight: Tensor, target: Tensor) -> Tensor:
-        return F.cross_entropy(F.linear(hidden, weight), target)
+    def loss(self, hidden: Tensor, weight: Tensor, bias: Tensor, target: Tensor) -> Tensor:
+        return F.cross_entropy(F.linear(hidden, weight, bias), target)
 
     def probabilities(self, scores: Tensor) -> Tensor:
         return ts.softmax(scores)
@@ -52,8 +59,8 @@ class Entmax(Head):
         super().__init__()
         self.alpha = alpha
 
-    def loss(self, hidden: Tensor, weight: Tensor, target: Tensor) -> Tensor:
-        return ts.linear_entmax_loss(hidden, weight, target, alpha=self.alpha)
+    def loss(self, hidden: Tensor, weight: Tensor, bias: Tensor, target: Tensor) -> Tensor:
+        return ts.linear_entmax_loss(hidden, weight, target, bias, alpha=self.alpha)
 
     def probabilities(self, scores: Tensor) -> Tensor:
         return ts.entmax(scores, self.alpha)
@@ -73,8 +80,8 @@ class LearnedByLoss(Head):
         super().__init__()
         self.alpha = ts.nn.Alpha(start)
 
-    def loss(self, hidden: Tensor, weight: Tensor, target: Tensor) -> Tensor:
-        return ts.linear_entmax_loss(hidden, weight, target, alpha=self.alpha())
+    def loss(self, hidden: Tensor, weight: Tensor, bias: Tensor, target: Tensor) -> Tensor:
+        return ts.linear_entmax_loss(hidden, weight, target, bias, alpha=self.alpha())
 
     def probabilities(self, scores: Tensor) -> Tensor:
         return ts.entmax(scores, self.alpha())
@@ -89,11 +96,11 @@ class Learned(LearnedByLoss):
     That is a proper score, finite where a word is ruled out, and has one scale for all alphas.
     """
 
-    def loss(self, hidden: Tensor, weight: Tensor, target: Tensor) -> Tensor:
+    def loss(self, hidden: Tensor, weight: Tensor, bias: Tensor, target: Tensor) -> Tensor:
         alpha = self.alpha()
-        loss = ts.linear_entmax_loss(hidden, weight, target, alpha=alpha.detach())
+        loss = ts.linear_entmax_loss(hidden, weight, target, bias, alpha=alpha.detach())
         every = max(1, len(hidden) // SAMPLE)
-        scores = F.linear(hidden[::every].detach(), weight.detach())
+        scores = F.linear(hidden[::every].detach(), weight.detach(), bias.detach())
         score = ts.decoding.metrics.sparsemax_score(ts.entmax(scores, alpha), target[::every]).mean()
         # The gradient of the score, the value of the loss.
         return loss - (score - score.detach())

@@ -12,9 +12,9 @@ from torch.nn import functional as F
 
 import tsallis as ts
 
-from .._shared.training import log_means, scheduled
+from .._shared.training import fusible, log_means, scheduled
 from .config import Config
-from .heads import SAMPLE, head_of
+from .heads import SAMPLE, head_of, scores_of
 
 # Added to every probability before its logarithm is taken (Martins, Marinho and Martins, 2020).
 EPSILON = 1e-6
@@ -80,7 +80,9 @@ class Transformer(nn.Module):
     def extend(self, tokens: Tensor, seen: list[Seen] | None) -> tuple[Tensor, list[Seen]]:
         """Hidden states of tokens (B, T) after those seen, and the latter with the former."""
         begin = 0 if seen is None else seen[0][0].shape[2]
-        x = self.dropout(self.words(tokens) + self.places.weight[begin : begin + tokens.shape[1]])
+        # Weights that scores are made of are small; what enters the layers is not.
+        words = self.words(tokens) * math.sqrt(self.words.embedding_dim)
+        x = self.dropout(words + self.places.weight[begin : begin + tokens.shape[1]])
         kept: list[Seen] = []
         for number, layer in enumerate(self.layers):
             x, now = layer(x, None if seen is None else seen[number])
@@ -89,27 +91,28 @@ class Transformer(nn.Module):
 
 
 class Training(LightningModule):
-    """The Transformer with an output layer."""
+    """The Transformer with an output layer, which begins with the distribution of words that it is given (V,)."""
 
-    def __init__(self, config: Config, words: int) -> None:
+    def __init__(self, config: Config, frequencies: Tensor) -> None:
         super().__init__()
         self.config = config
-        self.model = Transformer(config, words)
+        self.model = Transformer(config, len(frequencies))
         self.head = head_of(config)
+        self.bias = nn.Parameter(scores_of(frequencies, self.head.order()))
 
     def scores(self, hidden: Tensor) -> Tensor:
         """Of all words."""
-        return F.linear(hidden, self.model.words.weight)
+        return F.linear(hidden, self.model.words.weight, self.bias)
 
     def configure_optimizers(self) -> Any:
-        config, weights = self.config, list(self.model.parameters())
+        config, weights = self.config, [*self.model.parameters(), self.bias]
         groups = [
             {"params": [w for w in weights if w.dim() > 1], "weight_decay": config.weight_decay},
             {"params": [w for w in weights if w.dim() < 2]},
         ]
         if alphas := list(self.head.parameters()):
             groups.append({"params": alphas, "lr": config.alpha_lr})
-        optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.98), weight_decay=0.0)
+        optimizer = torch.optim.AdamW(groups, lr=config.lr, weight_decay=0.0, fused=fusible(config))
         return scheduled(optimizer, config.warmup, config.steps * config.epochs)
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
@@ -118,7 +121,7 @@ class Training(LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Any]:
         windows, target = batch
         hidden = self.model(windows).flatten(0, 1)
-        loss = self.head.loss(hidden, self.model.words.weight, target.flatten())
+        loss = self.head.loss(hidden, self.model.words.weight, self.bias, target.flatten())
         with torch.no_grad():
             few = hidden[:: max(1, len(hidden) // SAMPLE)]
             support = (self.head.probabilities(self.scores(few)) > 0).sum(1).double().mean()

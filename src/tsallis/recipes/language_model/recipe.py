@@ -60,7 +60,7 @@ def train(config: Config, folder: Path) -> Result:
     text = load(config)
     write(folder / VOCABULARY, text.vocabulary.save())
     seed_all(config.seed, "weights")
-    task = Training(config, text.words)
+    task = Training(config, text.frequencies)
     fitted = fit(
         config, task, _parts(text.train, config), _spread(text.validation, config, config.validation), folder,
         epochs=config.epochs, monitor="val/surprise", label=folder.name, callbacks=[Clock(folder, median)],
