@@ -29,6 +29,8 @@ class Config(SequenceConfig):
     label_smoothing: float = 0.1
     width: int = 256
     layers: int = 3
+    dropout: float = 0.1
+    lr: float = 2e-3
     batch_tokens: int = 3000
     warmup: int = 600
     search_batch: int = 100
