@@ -4,7 +4,9 @@ training.
     python benchmarks/game_noise.py --data-dir DATA
 
 The exact gradient is that of the method's own objective, all symbols (and guesses) summed; its length is that of the
-mean over batches. Baselines see ten batches before they are measured.
+mean over batches. Before that baselines learn from 400 other batches while sender and receiver stay as they are: means
+that run, and networks by the recipe's optimiser, at the full learning rate from the first step. SparseMixer draws for
+another expectation than that of the exact gradient beside it.
 """
 
 from __future__ import annotations
@@ -19,13 +21,13 @@ import torch
 from torch import Tensor
 
 from tsallis.recipes._shared import plan
-from tsallis.recipes._shared.seeding import seed_all
+from tsallis.recipes._shared.seeding import generator, seed_all
 from tsallis.recipes.signal_game import recipe
 from tsallis.recipes.signal_game.config import Config
 from tsallis.recipes.signal_game.data import Batch, load
 from tsallis.recipes.signal_game.model import Training
 
-BATCHES, BEFORE = 40, 10
+BATCHES, BEFORE = 40, 400
 EXACT = ("softmax", "sparsemax", "entmax15")
 
 
@@ -42,9 +44,11 @@ def main() -> None:
         first = members[0].config
         data = load(first)
         batches = list(islice(recipe._stream(data.train, first), BATCHES))
+        games = data.train.games(BEFORE * first.batch_size, first.images, generator(first.seed, "baselines"))
+        before = [games.batch(positions) for positions in torch.arange(len(games)).split(first.batch_size)]
         for member in members:
             if member.config.estimator not in EXACT and member.config.seed == first.seed:
-                found = measure(member.config, batches, data.test.features.shape[1])
+                found = measure(member.config, before, batches, data.test.features.shape[1])
                 values = (
                     f"{exact:.1e} | {noise:.1e} | {noise / exact:.1f} | {cosine:.2f}" for exact, noise, cosine in found
                 )
@@ -52,7 +56,9 @@ def main() -> None:
                 sys.stdout.flush()
 
 
-def measure(config: Config, batches: Sequence[Batch], features: int) -> list[tuple[float, float, float]]:
+def measure(
+    config: Config, before: Sequence[Batch], batches: Sequence[Batch], features: int
+) -> list[tuple[float, float, float]]:
     """For the sender's first layer and for the receiver: lengths of the exact gradient and of what one draw adds, and
     the cosine of the mean draw with the former.
     """
@@ -60,8 +66,7 @@ def measure(config: Config, batches: Sequence[Batch], features: int) -> list[tup
     drawn = _task(config, features)
     own = {k: v for k, v in summed.state_dict().items() if k.startswith(("sender", "receiver"))}
     drawn.load_state_dict(own, strict=False)
-    for batch in batches[:BEFORE]:
-        drawn.training_step(batch, 0)
+    _settle(drawn, before)
     found = []
     for exact, draws in zip(*(_gradients(task, batches) for task in (summed, drawn)), strict=True):
         mean = exact.mean(0)
@@ -73,6 +78,19 @@ def measure(config: Config, batches: Sequence[Batch], features: int) -> list[tup
 def _task(config: Config, features: int) -> Training:
     seed_all(config.seed, "weights")
     return Training(config, features).train()
+
+
+def _settle(task: Training, batches: Sequence[Batch]) -> None:
+    """Baselines learn, and nothing else does."""
+    learned = [p for name, p in task.named_parameters() if not name.startswith(("sender", "receiver"))]
+    values = {"lr": task.config.lr, "weight_decay": task.config.weight_decay}
+    optimizer = torch.optim.AdamW(learned, **values) if learned else None
+    for batch in batches:
+        loss = task.training_step(batch, 0)["loss"]
+        if optimizer is not None:
+            for p, grad in zip(learned, torch.autograd.grad(loss, learned), strict=True):
+                p.grad = grad
+            optimizer.step()
 
 
 def _gradients(task: Training, batches: Sequence[Batch]) -> list[Tensor]:

@@ -1,11 +1,12 @@
-"""Wall clock of 200 training steps of the signalling game: methods in one process, blocks of steps in turn.
+"""What 200 training steps of the signalling game take: methods in one process, blocks of steps in turn.
 
-    tsallis run signal_game --preset lite0 --estimator sparsemax --seed 322 --data-dir DATA --out RUN
-    python benchmarks/game_steps.py RUN/sparse-seed322 --data-dir DATA
+    tsallis run signal_game --preset lite0 --estimator sparsemax --data-dir DATA --out RUN
+    python benchmarks/game_steps.py RUN/sparse-seed322 RUN/sparse-seed323 --data-dir DATA
 
-Sparse goes on from the weights of the run, where its support is what it is for most of a training; without a run it
-starts from nothing, where nearly all symbols have probability. What the others cost does not depend on their weights.
+Sparse goes on from the weights of each run, once with each receiver; without a run it starts from nothing, where nearly
+all symbols have probability. What the others cost does not depend on their weights. Rows are named as in the preset.
 "Plain" rows have the receiver that one writes first: it embeds the images once and gathers them for each symbol heard.
+Where others use the machine, times of processors say more.
 """
 
 from __future__ import annotations
@@ -26,16 +27,14 @@ from tsallis.recipes.signal_game.data import load
 from tsallis.recipes.signal_game.model import Receiver, Training
 
 BLOCK = 10
-ROWS = {
-    "sparse": {"estimator": "sparsemax", "entropy_weight": 0.1},
-    "SFE": {"estimator": "sfe", "entropy_weight": 0.05},
-    "SFE, 0/1 loss": {"estimator": "sfe", "reward": "accuracy", "entropy_weight": 0.01},
+SPARSE = {"estimator": "sparsemax", "entropy_weight": 0.1}
+OTHERS = {
+    "SFE": {"estimator": "sfe", "reward": "accuracy", "entropy_weight": 0.01},
+    "sfe-nll": {"estimator": "sfe", "entropy_weight": 0.05},
     "dense, packed": {"estimator": "softmax", "entropy_weight": 0.1},
-    "dense, table": {"estimator": "softmax", "table": True, "entropy_weight": 0.1},
-    "sparse, plain": {"estimator": "sparsemax", "entropy_weight": 0.1},
-    "SFE, plain": {"estimator": "sfe", "entropy_weight": 0.05},
-    "dense, plain": {"estimator": "softmax", "entropy_weight": 0.1},
+    "dense, by table": {"estimator": "softmax", "table": True, "entropy_weight": 0.1},
 }
+PLAIN = ", plain receiver"
 
 
 class PlainReceiver(Receiver):
@@ -48,7 +47,7 @@ class PlainReceiver(Receiver):
 def main() -> None:
     """Measure and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", nargs="?", type=Path, help="folder of one sparse training")
+    parser.add_argument("runs", nargs="*", type=Path, help="folders of sparse trainings")
     parser.add_argument("--data-dir")
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--threads", type=int, default=1)
@@ -56,21 +55,27 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     base = Config(dataset="lite0", data_dir=arguments.data_dir)
     data = load(base)
+    starts: dict[str, Path | None] = {f"sparse, {run.name}": run for run in arguments.runs} or {"sparse": None}
     tasks, optimizers = {}, {}
-    for name, values in ROWS.items():
-        seed_all(322, "weights")
-        task = Training(replace(base, **values), data.test.features.shape[1])
-        if name.endswith("plain"):
-            task.receiver.__class__ = PlainReceiver
-        if name.startswith("sparse") and arguments.run:
-            task.load_state_dict(read_weights(arguments.run / "model.safetensors"))
-        tasks[name], optimizers[name] = task, torch.optim.Adam(task.parameters(), lr=1e-4, fused=True)
-    seconds: dict[str, list[float]] = {name: [] for name in ROWS}
-    rows: dict[str, list[float]] = {name: [] for name in ROWS}
+    for plain in (False, True):
+        for name, values in {**dict.fromkeys(starts, SPARSE), **OTHERS}.items():
+            if plain and "table" in values:
+                continue
+            seed_all(322, "weights")
+            task = Training(replace(base, **values), data.test.features.shape[1])
+            if plain:
+                task.receiver.__class__ = PlainReceiver
+            if (run := starts.get(name)) is not None:
+                task.load_state_dict(read_weights(run / "model.safetensors"))
+            row = name + PLAIN * plain
+            tasks[row], optimizers[row] = task, torch.optim.Adam(task.parameters(), lr=1e-4, fused=True)
+    clocks = (time.perf_counter, time.process_time)
+    seconds: dict[str, list[list[float]]] = {name: [] for name in tasks}
+    rows: dict[str, list[float]] = {name: [] for name in tasks}
     for block in range(-1, arguments.steps // BLOCK):
         games = data.train.games(BLOCK * base.batch_size, base.images, generator("benchmark", block + 1))
         for name, task in tasks.items():
-            start = time.perf_counter()
+            start = [clock() for clock in clocks]
             for positions in torch.arange(len(games)).split(base.batch_size):
                 optimizers[name].zero_grad()
                 outcome = task.training_step(games.batch(positions), 0)
@@ -79,13 +84,15 @@ def main() -> None:
                 rows[name].append(float(outcome["metrics"]["rows"]))
             # The first block of each warms up.
             if block >= 0:
-                seconds[name].append(time.perf_counter() - start)
-    unit = statistics.median(seconds["SFE"])
-    print(f"{'':16}{'s for all':>12}{'ms a step':>12}{'over SFE':>12}{'rows a game':>14}")
-    for name, found in seconds.items():
-        step = 1e3 * statistics.median(found) / BLOCK
-        ratio, seen = statistics.median(found) / unit, statistics.fmean(rows[name])
-        print(f"{name:16}{sum(found):12.2f}{step:12.2f}{ratio:12.2f}{seen:14.2f}")
+                seconds[name].append([clock() - since for clock, since in zip(clocks, start, strict=True)])
+    columns = ["", "ms a step", "of the processor", "over SFE", "over sfe-nll", "over dense, packed", "rows a game"]
+    print(f"| {' | '.join(columns)} |\n|{' --- |' * len(columns)}")
+    medians = {name: torch.tensor(found).quantile(0.5, 0) * 1e3 / BLOCK for name, found in seconds.items()}
+    for name, (wall, processor) in medians.items():
+        unit = PLAIN * name.endswith(PLAIN)
+        over = [processor / medians[other + unit][1] for other in ("SFE", "sfe-nll", "dense, packed")]
+        ratios = " | ".join(f"{ratio:.2f}" for ratio in over)
+        print(f"| {name} | {wall:.1f} | {processor:.1f} | {ratios} | {statistics.fmean(rows[name]):.2f} |")
 
 
 if __name__ == "__main__":

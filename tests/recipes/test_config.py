@@ -100,7 +100,7 @@ def test_what_was_changed_stands_in_the_title() -> None:
         plan.make_plan(recipe, "ssvae", "paper", given)
         for given in ({"threads": 1}, {"epochs": 3, "threads": 1}, {"devices": 2})
     )
-    assert {m.row for m in own.members if not m.published} == {"ST-Gumbel", "sum and sample"}
+    assert {m.row for m in own.members if not m.published} == {"ST-Gumbel", "sum and sample", "leave one out"}
     assert short.title == own.title + " (epochs=3)"
     assert wide.title == own.title + " (devices=2)", "a step sees twice as many examples"
     assert not any(member.published for member in (*short.members, *wide.members))

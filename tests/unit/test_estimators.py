@@ -69,7 +69,7 @@ class Toy:
         return gradients[0].reshape(n, B, -1), gradients[1], e.loss.detach().reshape(n, B)
 
 
-def _toy(kind: str) -> Toy:
+def problem(kind: str) -> Toy:
     torch.manual_seed(3)
     width = K if kind == "categories" else D
     draw = lambda *shape: torch.randn(*shape, dtype=F64)  # noqa: E731
@@ -78,7 +78,7 @@ def _toy(kind: str) -> Toy:
 
 @pytest.fixture(params=["categories", "bits"])
 def toy(request) -> Toy:
-    return _toy(request.param)
+    return problem(request.param)
 
 
 def _network(toy: Toy) -> torch.nn.Module:
@@ -112,7 +112,7 @@ CASES = [("categories", name) for name in UNBIASED] + [("bits", n) for n in UNBI
 @pytest.mark.parametrize(("kind", "name"), CASES)
 def test_the_mean_gradient_is_the_dense_gradient(kind: str, name: str) -> None:
     """With the running baseline at work: its mean is set as if training had gone on for long."""
-    toy = _toy(kind)
+    toy = problem(kind)
     torch.manual_seed(7)
     estimator = UNBIASED[name](toy)
     if (running := getattr(estimator, "running", None)) is not None:
@@ -138,7 +138,7 @@ def test_a_constant_loss_has_no_gradient_at_all(baseline: str, samples: int) -> 
 
 def test_the_published_baseline_leaks_into_the_loss() -> None:
     """By the factor 1 + H for parameters that act alike everywhere; without the flag there is none."""
-    toy = _toy("categories")
+    toy = problem("categories")
     torch.manual_seed(8)
     n = 20_000
     scores = toy.scores.repeat(n, 1)
