@@ -272,6 +272,14 @@ def test_an_interrupted_training_ends_as_one_that_was_not(smoke, tmp_path: Path)
     assert [look["epoch"] for look in read_table(tmp_path / "run" / "seconds.csv")] == [1, 2]
 
 
+def test_it_learns_in_bfloat16(tmp_path: Path) -> None:
+    """With the same optimizer and gradients cut to the same norm."""
+    found = recipe.train(replace(SMOKE[0].config, precision="bf16-mixed", epochs=1), tmp_path / "run")
+    assert found.n
+    losses = [float(row["train/loss"]) for row in read_table(tmp_path / "run" / "metrics.csv")]
+    assert all(map(math.isfinite, losses))
+
+
 def test_seconds_before_an_interruption_count(tmp_path: Path) -> None:
     trainer: Any = SimpleNamespace(current_epoch=0)
     module: Any = None

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule
-from torch import Tensor
+from torch import Tensor, nn
 
 from ... import decoding
 from ...core.errors import ParameterError
@@ -87,8 +87,9 @@ class SequenceTraining(LightningModule):
         )
         return scheduled(optimizer, self.config.warmup, self.total)
 
-    def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
-        self.clip_gradients(optimizer, gradient_clip_val=CLIP, gradient_clip_algorithm="norm")
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        # Lightning's own way refuses fused optimizers in mixed precision, of bfloat16 too, where nothing is scaled.
+        nn.utils.clip_grad_norm_(self.parameters(), CLIP)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Any]:
         source, target = batch
