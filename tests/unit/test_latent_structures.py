@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -89,6 +90,22 @@ def test_random_starts_change_the_distribution_and_not_the_marginals() -> None:
     for e in found:
         assert torch.allclose(e.loss, found[0].loss)
         assert torch.allclose(e.marginal_entropy, found[0].marginal_entropy)
+
+
+@pytest.mark.parametrize("backend", [None, "reference"])
+@pytest.mark.parametrize("geometry", ["on", "onoff"])
+def test_bits_do_not_jump(geometry: Literal["on", "onoff"], backend: str | None) -> None:
+    """Rounding does not choose the structures: losses that are not linear in them are functions of the scores."""
+    torch.manual_seed(4)
+    scores, theta = torch.randn(200, 8, dtype=F64), torch.randn(8, dtype=F64)
+    near = scores + 1e-9 * (2 * torch.rand_like(scores) - 1)
+    method = SparseMAP(Bits(8, geometry=geometry))
+    with ts.use_backend(backend):
+        found, other = (expectation(s, lambda i, z: (z @ theta).cos(), method) for s in (scores, near))
+        few = scores[:4].requires_grad_()
+        assert torch.autograd.gradcheck(lambda s: expectation(s, lambda i, z: (z @ theta).cos(), method).loss, few)
+    assert (found.loss - other.loss).abs().max() < 1e-7
+    assert (found.entropy - other.entropy).abs().max() < 1e-4
 
 
 class Levels:
