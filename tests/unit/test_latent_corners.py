@@ -239,6 +239,18 @@ def test_a_loss_that_is_no_number_is_named(case) -> None:
         _call(estimator, scores, loss)
 
 
+def test_the_surrogate_of_an_infinite_loss_is_infinite(case) -> None:
+    """Its value is the loss, whatever the gradient."""
+    _, _name, estimator = case
+    loss = lambda i, z: torch.where(i == 1, torch.inf, 1.0)  # noqa: E731
+    scores = torch.randn(3, N, requires_grad=True)
+    e = _call(estimator, scores, loss)
+    assert torch.allclose(e.loss, torch.tensor([1.0, torch.inf, 1.0]))
+    assert torch.equal(e.surrogate, e.loss)
+    gradient = torch.autograd.grad(e.surrogate.sum(), scores)[0] if e.surrogate.requires_grad else torch.zeros(3, N)
+    assert gradient[[0, 2]].isfinite().all()
+
+
 def test_copies_and_saved_states(case) -> None:
     _, _, estimator = case
     if isinstance(estimator, torch.nn.Module):

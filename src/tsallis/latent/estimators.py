@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -75,6 +76,30 @@ class Problem:
                 "the dense estimator 'softmax': a table evaluates every value",
                 "Pass loss_fn, which is called on the support only",
             )
+
+
+class _Carried(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(loss: Tensor, term: Tensor) -> Tensor:
+        return loss.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        """Nothing is needed."""
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
+        return grads[0], grads[0]
+
+
+def carried(loss: Tensor, term: Tensor) -> Tensor:
+    """A loss with the gradient of a term besides its own. As loss + (term - term.detach()), but for terms that are
+    infinite too, whose difference is NaN.
+    """
+    common = torch.promote_types(loss.dtype, term.dtype)
+    return _Carried.apply(loss.to(common), term.to(common))  # pyright: ignore[reportReturnType]
 
 
 @dataclass(frozen=True, eq=False)

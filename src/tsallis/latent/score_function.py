@@ -11,7 +11,7 @@ from torch import Tensor, distributed, nn
 
 from ..core.errors import ParameterError, ShapeError
 from ..core.inputs import is_integer
-from .estimators import Estimate, Estimator, Problem, Sampling
+from .estimators import Estimate, Estimator, Problem, Sampling, carried
 from .latents import Kind, wide
 from .packing import across_processes, scatter
 from .steps import sees
@@ -39,8 +39,8 @@ class RunningMean(nn.Module):
             self.mean = before.to(self.mean.device, dtype)
         return self
 
-    def _load_from_state_dict(self, *args: Any) -> None:
-        super()._load_from_state_dict(*args)
+    def _load_from_state_dict(self, *args: Any, **options: Any) -> None:
+        super()._load_from_state_dict(*args, **options)
         # A checkpoint's own tensor may have taken its place.
         self.mean = wide(self.mean)
 
@@ -87,7 +87,7 @@ class _ByScore(Sampling):
             baseline = baseline.detach()
         log_prob = torch.stack([rows.log_prob(z[:, i]) for i in range(self.samples)], 1)
         by_score = (used.detach() - baseline) * log_prob
-        surrogate = used + (by_score - by_score.detach()) + (learned - learned.detach())
+        surrogate = carried(carried(used, by_score), learned.expand_as(used))
         self.observe(used.flatten())
         return Estimate(scatter(surrogate.mean(1), index, batch), scatter(used.mean(1), index, batch), latent)
 
