@@ -89,7 +89,8 @@ def expectation(
         table_fn: for ``"softmax"`` only, instead of loss_fn: returns all losses (B, K) at once; counts as B K rows.
         generator: for sampling estimators; exact ones refuse it.
         diagnostics: from so many repetitions, two at least, the variance of the gradient in scores is measured, which
-            costs as many evaluations and backward passes; random states and estimators stay as without.
+            costs as many evaluations and backward passes; random states and estimators stay as without. Under
+            torch.no_grad() too; in inference mode as far as loss_fn keeps no tensor made in it for its gradient.
 
     Returns:
         `Expectation`, in float32 at least. The mean over an empty batch is NaN. A row of scores with NaN gives a NaN
@@ -98,7 +99,7 @@ def expectation(
     Raises:
         ShapeError: scores that are not (B, K), or a loss of another shape than (R,).
         ParameterError: an estimator that is no mapping onto the simplex, max_rows < 1, table_fn or generator where they
-            have no meaning.
+            have no meaning, diagnostics that inference mode prevents.
         RegistryError: an unknown name.
 
     Differentiability:
