@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from ..core.errors import ParameterError
+from ..core.guard import debugging
 from .latents import Bits, Categories, Kind, Latent, check_kind, latent_of
-from .packing import LossFunction, across_processes, evaluate, name_bad_rows, scatter
+from .packing import LossFunction, across_processes, evaluate, name_bad_rows, scatter, tracing
 from .steps import Lesson, learn
 
 TableFunction = Callable[[], Tensor]
@@ -26,6 +27,7 @@ class Problem:
         loss_fn, table_fn, max_rows, generator: as there.
         dtype: of the floating values that loss_fn gets; None for that of the estimator.
         rows, calls: evaluations so far.
+        batch: how many examples the call has, for messages; -1 if that is not known.
     """
 
     loss_fn: LossFunction | None
@@ -35,6 +37,7 @@ class Problem:
     dtype: torch.dtype | None = None
     rows: int = 0
     calls: int = 0
+    batch: int = -1
 
     def losses(self, index: Tensor, z: Tensor) -> Tensor:
         """Losses (R,) of the pairs, one at least."""
@@ -45,8 +48,10 @@ class Problem:
         self.calls += 1 if self.max_rows is None else -(-rows // self.max_rows)
         if z.is_floating_point() and self.dtype is not None:
             z = z.to(self.dtype)
-        losses = evaluate(self.loss_fn, index, z, self.max_rows)
-        name_bad_rows(losses, index, z)
+        # Nothing is traced where nothing is named: compiled code cannot break within a try.
+        loss_fn = tracing(self.loss_fn, self.batch) if debugging(z) else self.loss_fn
+        losses = evaluate(loss_fn, index, z, self.max_rows)
+        name_bad_rows(losses, index, z, self.batch)
         return losses
 
     def expected(self, index: Tensor, z: Tensor, weights: Tensor, batch: int) -> Tensor:

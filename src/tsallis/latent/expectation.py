@@ -101,6 +101,8 @@ def expectation(
         ParameterError: an estimator that is no mapping onto the simplex, max_rows < 1, table_fn or generator where they
             have no meaning, diagnostics that inference mode prevents.
         RegistryError: an unknown name.
+        NumericalError: under `ts.debug_checks` only: losses with probability that are NaN, with the first examples and
+            values; in a hierarchy with those of each call whose rows are the examples of the call within.
 
     Differentiability:
         as loss_fn; in scores of any order where nothing is sampled, else once.
@@ -142,7 +144,7 @@ def expectation(
             f"estimator={estimator!r}", "a name or an Estimator, such as ScoreFunction()", "Pass an instance"
         )
     uses(generator)
-    problem = Problem(loss_fn, max_rows, table_fn, generator, scores.dtype)
+    problem = Problem(loss_fn, max_rows, table_fn, generator, scores.dtype, batch=len(scores))
     scores = wide(scores)
     variance = gradient_variance(method, scores, problem, diagnostics) if diagnostics else None
     estimate = method.estimate(scores, problem)

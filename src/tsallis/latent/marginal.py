@@ -10,13 +10,14 @@ from torch import Tensor
 
 from ..core.domains import Simplex, SparseSimplex
 from ..core.errors import ParameterError, ShapeError
+from ..core.guard import debugging
 from ..core.inputs import check_tensor, is_integer
 from ..core.mapping import Mapping
 from ..core.numerics import shares
 from ..core.registry import get
 from .estimators import Estimate, Estimator, Problem
 from .latents import Table, matrix
-from .packing import support_pairs
+from .packing import name_bad_rows, support_pairs
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,4 +106,7 @@ class Marginal(Estimator):
             )
         problem.rows += table.numel()
         problem.calls += 1
+        if debugging(table):
+            index, z = support_pairs(p)
+            name_bad_rows(table[index, z], index, z, len(p), "table_fn")
         return (p * torch.where((p == 0) & ~table.isfinite(), 0.0, table)).sum(-1)
