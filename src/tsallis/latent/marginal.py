@@ -28,7 +28,8 @@ class Marginal(Estimator):
         mapping: registered name of a mapping onto the simplex; ``"softmax"`` sums over all K values.
         params: its parameters, as in its function; tensors get gradients.
         frontier: at most so many rows in a call, the most probable ones of the batch, but at least one of each example;
-            what is left of p is scaled to sum to one. `Expectation.exact` says where nothing was left out.
+            what is left of p is scaled to sum to one. `Expectation.exact` says where nothing was left out. Within a
+            loss_fn it holds for each call of that: with an outer max_rows, for each of its ceil(R/max_rows) chunks.
         importance: (B,) how much each example counts in that choice: in a hierarchy, the probability of the branch.
 
     References:
