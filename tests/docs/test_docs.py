@@ -42,6 +42,16 @@ def test_python_blocks_run(page: str, capsys: pytest.CaptureFixture[str]) -> Non
     exec(compile(code, page, "exec"), {"__name__": "example"})
 
 
+def test_the_hierarchy_of_the_api_page_runs() -> None:
+    page = (DOCS / "api" / "latent.md").read_text(encoding="utf-8")
+    section = page.split("### Hierarchies")[1].split("\n## ")[0]
+    (code,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    namespace: dict[str, object] = {"__name__": "example"}
+    exec(compile(code, "latent.md", "exec"), namespace)
+    assert namespace["scores"].grad.isfinite().all()
+    assert namespace["given_z"].grad.abs().max() > 0
+
+
 def test_the_example_of_contributing_is_a_mapping(capsys: pytest.CaptureFixture[str]) -> None:
     namespace: dict[str, object] = {"__name__": "example"}
     before = names()

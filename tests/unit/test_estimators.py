@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tsallis.core.errors import ParameterError
 from tsallis.latent import (
     NVIL,
     Estimator,
@@ -289,6 +290,25 @@ def test_nvil_learns_its_baseline() -> None:
     after = expectation(scores, loss, estimator.given(x), diagnostics=20).gradient_variance.mean()
     assert (estimator.network(x)[:, 0] - truth).abs().max() < 0.1
     assert after < before / 100
+
+
+@pytest.mark.parametrize("make", [ScoreFunction, lambda: SumAndSample(1), lambda: "sparsemax"])
+def test_gradient_variance_in_inference_mode(make) -> None:
+    """As without gradients; where the loss needs what inference mode made, an error says what to do."""
+    weight = torch.arange(1.0, K + 1, requires_grad=True)
+    found = []
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            scores, factor = torch.zeros(2, K), torch.ones(2)
+            torch.manual_seed(13)
+            e = expectation(scores, lambda i, z: weight[z], make(), diagnostics=3)
+            assert not e.loss.requires_grad
+            found.append(e.gradient_variance)
+            x = (factor * weight[0]).sum()
+            if mode is torch.inference_mode:
+                with pytest.raises(ParameterError, match=r"torch\.no_grad\(\)"):
+                    expectation(scores, lambda i, z: x * weight[z], make(), diagnostics=3)  # noqa: B023
+    assert torch.equal(*found)
 
 
 def test_gradient_variance_is_that_of_one_draw() -> None:

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from tsallis.core.errors import ParameterError, ShapeError, TsallisError
+import tsallis as ts
+from tsallis.core.errors import NumericalError, ParameterError, ShapeError, TsallisError
 from tsallis.latent import (
     NVIL,
     GumbelSoftmax,
@@ -90,6 +91,47 @@ def test_errors() -> None:
     ]:
         with pytest.raises(kind, match=match):
             call()
+
+
+def test_bad_losses_of_a_table_are_named() -> None:
+    """If they have probability."""
+    table = torch.zeros(2, N)
+    table[1, 2] = torch.nan
+    scores = torch.zeros(2, N)
+    with ts.debug_checks(True), pytest.raises(NumericalError, match=r"table_fn .* in 1 of 8 .*: \(1, 2\)\."):
+        expectation(scores, None, "softmax", table_fn=lambda: table)
+    scores[1, 2] = -torch.inf
+    with ts.debug_checks(True):
+        expectation(scores, None, "softmax", table_fn=lambda: table)
+
+
+@pytest.mark.parametrize("max_rows", [None, 3])
+def test_bad_losses_of_a_hierarchy_are_named_in_each_call(max_rows: int | None) -> None:
+    """Of three levels; chunks do not change what the outermost pair is."""
+
+    def of_first(index: Tensor, z: Tensor) -> Tensor:
+        def of_second(row: Tensor, y: Tensor) -> Tensor:
+            def of_third(third: Tensor, x: Tensor) -> Tensor:
+                bad = (index[row[third]] == 1) & (z[row[third]] == 3) & (y[third] == 1) & (x == 0)
+                return torch.where(bad, torch.nan, 1.0)
+
+            return expectation(torch.zeros(len(row), 2), of_third, "softmax").surrogate
+
+        return expectation(torch.zeros(len(index), 2), of_second, "softmax").surrogate
+
+    scores = torch.zeros(2, N, requires_grad=True)
+    # The pair (1, 3) is the last of eight; in chunks of three the second of the last one.
+    row = 7 if max_rows is None else 1
+    match = rf"loss_fn .*: \({2 * row + 1}, 0\); in .*: \({row}, 1\); in .*: \(1, 3\)\."
+    with ts.debug_checks(True), pytest.raises(NumericalError, match=match):
+        expectation(scores, of_first, "softmax", max_rows=max_rows)
+
+    # What is no row of the call around it is not taken for one.
+    def other(index: Tensor, z: Tensor) -> Tensor:
+        return expectation(torch.zeros(1, 2), lambda i, y: y * torch.nan, "softmax").surrogate.expand(len(index))
+
+    with ts.debug_checks(True), pytest.raises(NumericalError, match=r"\(0, 0\), \(0, 1\)\."):
+        expectation(scores, other, "softmax", max_rows=max_rows)
 
 
 def test_any_factor_is_a_latent_variable() -> None:

@@ -239,6 +239,18 @@ def test_a_loss_that_is_no_number_is_named(case) -> None:
         _call(estimator, scores, loss)
 
 
+def test_the_surrogate_of_an_infinite_loss_is_infinite(case) -> None:
+    """Its value is the loss, whatever the gradient."""
+    _, _name, estimator = case
+    loss = lambda i, z: torch.where(i == 1, torch.inf, 1.0)  # noqa: E731
+    scores = torch.randn(3, N, requires_grad=True)
+    e = _call(estimator, scores, loss)
+    assert torch.allclose(e.loss, torch.tensor([1.0, torch.inf, 1.0]))
+    assert torch.equal(e.surrogate, e.loss)
+    gradient = torch.autograd.grad(e.surrogate.sum(), scores)[0] if e.surrogate.requires_grad else torch.zeros(3, N)
+    assert gradient[[0, 2]].isfinite().all()
+
+
 def test_copies_and_saved_states(case) -> None:
     _, _, estimator = case
     if isinstance(estimator, torch.nn.Module):
@@ -266,6 +278,26 @@ def test_half_precision_sums_in_float32(dtype: torch.dtype) -> None:
     estimator = ScoreFunction("running")
     expectation(torch.zeros(1000, 2, dtype=dtype), lambda i, z: torch.full((len(i),), 100.0, dtype=dtype), estimator)
     assert estimator.running.mean == 100
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("make", [lambda: ScoreFunction("running"), lambda: SumAndSample(1, "running")])
+def test_a_running_mean_is_never_in_half_precision(make, dtype: torch.dtype) -> None:
+    """There it would stay at the first losses: hundreds of batches each change it by less than rounding."""
+    estimator = torch.nn.Sequential(make()).to(dtype)[0]
+    for loss in (100.0, 50.0):
+        for _ in range(300):
+            expectation(torch.zeros(1, 2, dtype=dtype), lambda i, z: torch.full((len(i),), loss), estimator)  # noqa: B023
+    assert float(estimator.running.mean) == pytest.approx(75, abs=0.1)
+    saved = estimator.state_dict()
+    assert saved["running.mean"].dtype == torch.float32
+    for assign in (False, True):
+        again = make()
+        again.load_state_dict(
+            {name: t.to(dtype) if t.is_floating_point() else t for name, t in saved.items()}, assign=assign
+        )
+        assert again.running.mean.dtype == torch.float32
+    assert make().double().to(dtype).running.mean.dtype == torch.float32
 
 
 def test_losses_that_overflow_do_not_count() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -91,6 +92,22 @@ def test_random_starts_change_the_distribution_and_not_the_marginals() -> None:
         assert torch.allclose(e.marginal_entropy, found[0].marginal_entropy)
 
 
+@pytest.mark.parametrize("backend", [None, "reference"])
+@pytest.mark.parametrize("geometry", ["on", "onoff"])
+def test_bits_do_not_jump(geometry: Literal["on", "onoff"], backend: str | None) -> None:
+    """Rounding does not choose the structures: losses that are not linear in them are functions of the scores."""
+    torch.manual_seed(4)
+    scores, theta = torch.randn(200, 8, dtype=F64), torch.randn(8, dtype=F64)
+    near = scores + 1e-9 * (2 * torch.rand_like(scores) - 1)
+    method = SparseMAP(Bits(8, geometry=geometry))
+    with ts.use_backend(backend):
+        found, other = (expectation(s, lambda i, z: (z @ theta).cos(), method) for s in (scores, near))
+        few = scores[:4].requires_grad_()
+        assert torch.autograd.gradcheck(lambda s: expectation(s, lambda i, z: (z @ theta).cos(), method).loss, few)
+    assert (found.loss - other.loss).abs().max() < 1e-7
+    assert (found.entropy - other.entropy).abs().max() < 1e-4
+
+
 class Levels:
     """z1 of four values, z2 of five that hangs on it, and a loss of both."""
 
@@ -172,6 +189,52 @@ def test_a_frontier_keeps_the_most_probable_branches() -> None:
     weights[7] = 1
     one = expectation(scores, lambda i, z: c[z], Marginal("softmax", frontier=29, importance=weights))
     assert one.support_size.tolist() == [1] * 7 + [20, 1, 1]
+
+
+@pytest.mark.parametrize("max_rows", [None, 3])
+def test_a_hierarchy_with_frontiers_is_the_sum_over_what_they_keep(max_rows: int | None) -> None:
+    """By enumeration; with max_rows each call of the loss has a frontier of its own."""
+    levels = Levels()
+    p, q = ts.softmax(levels.first), ts.softmax(levels.second)
+    outer, budget, seen = 8, 20 if max_rows is None else 8, []
+
+    def of_first(index: Tensor, z: Tensor) -> Tensor:
+        inner = Marginal("softmax", frontier=budget, importance=p.detach()[index, z])
+        e = expectation(levels.second[z], lambda row, y: levels.table[index[row], z[row], y].square(), inner)
+        seen.append(e.rows)
+        return e.surrogate
+
+    e = expectation(levels.first, of_first, Marginal("softmax", frontier=outer), max_rows=max_rows)
+    kept = _kept(p, outer)
+    pairs = kept.nonzero()
+    loss = torch.zeros(3, dtype=F64)
+    first = _scaled(p, kept)
+    for part in pairs.split(max_rows or len(pairs)):
+        branch = p[part[:, 0], part[:, 1]]
+        second = _scaled(q[part[:, 1]], _kept(q[part[:, 1]], budget, branch))
+        inner = (second * levels.table[part[:, 0], part[:, 1]].square()).sum(-1)
+        loss = loss.index_add(0, part[:, 0], first[part[:, 0], part[:, 1]] * inner)
+    assert e.rows == len(pairs) == outer
+    assert seen == ([budget] if max_rows is None else [budget] * 3)
+    assert torch.allclose(e.loss, loss)
+    for got, wanted in zip(
+        torch.autograd.grad(e.objective, levels.leaves), torch.autograd.grad(loss.mean(), levels.leaves), strict=True
+    ):
+        assert torch.allclose(got, wanted, atol=1e-12)
+        assert wanted.abs().max() > 1e-3
+
+
+def _kept(p: Tensor, count: int, importance: Tensor | None = None) -> Tensor:
+    """The best of each row, then the largest of all."""
+    best = torch.zeros_like(p, dtype=torch.bool).scatter_(-1, p.argmax(-1, keepdim=True), True)
+    rank = p if importance is None else p * importance[:, None]
+    rest = torch.where(best, -1.0, rank).flatten().argsort(descending=True)[: count - len(p)]
+    return best | torch.zeros(p.numel(), dtype=torch.bool).index_fill(0, rest, True).reshape(p.shape)
+
+
+def _scaled(p: Tensor, kept: Tensor) -> Tensor:
+    p = torch.where(kept, p, 0.0)
+    return p / p.sum(-1, keepdim=True)
 
 
 def test_score_functions_within_each_other_are_unbiased() -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from ..core.errors import ParameterError
 from .estimators import Estimator, Problem
 from .steps import Part, Step, uses
 
@@ -14,12 +15,23 @@ from .steps import Part, Step, uses
 def gradient_variance(method: Estimator, scores: Tensor, problem: Problem, repetitions: int) -> Tensor:
     """(B,) the variance of one draw of the gradient of each example's loss in its scores, summed over the scores; from
     so many repetitions. Nothing learns from them, estimators in the loss included, and random states are as before.
+    In inference mode too, where the loss keeps no tensor made in it for its gradient.
     """
     devices = [scores.device] if scores.device.type == "cuda" else []
     unseen = Part(Step(learning=False), repeats=False)
-    with torch.enable_grad(), torch.random.fork_rng(devices=devices), unseen.run():
+    # Inference mode records nothing, whatever is enabled inside.
+    with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(devices=devices), unseen.run():
         uses(problem.generator)
-        draws = torch.stack([_gradient(method, scores, replace(problem)) for _ in range(repetitions)])
+        try:
+            draws = torch.stack([_gradient(method, scores, replace(problem)) for _ in range(repetitions)])
+        except RuntimeError as error:
+            if "Inference tensors" not in str(error):
+                raise
+            raise ParameterError(
+                "diagnostics with a loss_fn or an estimator that uses tensors made in inference mode",
+                "tensors that gradients can be taken through",
+                "Call it under torch.no_grad(), in Lightning with Trainer(inference_mode=False)",
+            ) from error
     return draws.var(0).flatten(1).sum(-1)
 
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..core.errors import ParameterError
+from ..core.guard import debugging
 from .latents import Bits, Categories, Kind, Latent, check_kind, latent_of
-from .packing import LossFunction, across_processes, evaluate, name_bad_rows, scatter
+from .packing import LossFunction, across_processes, evaluate, name_bad_rows, scatter, tracing
 from .steps import Lesson, learn
 
 TableFunction = Callable[[], Tensor]
@@ -25,6 +27,7 @@ class Problem:
         loss_fn, table_fn, max_rows, generator: as there.
         dtype: of the floating values that loss_fn gets; None for that of the estimator.
         rows, calls: evaluations so far.
+        batch: how many examples the call has, for messages; -1 if that is not known.
     """
 
     loss_fn: LossFunction | None
@@ -34,6 +37,7 @@ class Problem:
     dtype: torch.dtype | None = None
     rows: int = 0
     calls: int = 0
+    batch: int = -1
 
     def losses(self, index: Tensor, z: Tensor) -> Tensor:
         """Losses (R,) of the pairs, one at least."""
@@ -44,8 +48,10 @@ class Problem:
         self.calls += 1 if self.max_rows is None else -(-rows // self.max_rows)
         if z.is_floating_point() and self.dtype is not None:
             z = z.to(self.dtype)
-        losses = evaluate(self.loss_fn, index, z, self.max_rows)
-        name_bad_rows(losses, index, z)
+        # Nothing is traced where nothing is named: compiled code cannot break within a try.
+        loss_fn = tracing(self.loss_fn, self.batch) if debugging(z) else self.loss_fn
+        losses = evaluate(loss_fn, index, z, self.max_rows)
+        name_bad_rows(losses, index, z, self.batch)
         return losses
 
     def expected(self, index: Tensor, z: Tensor, weights: Tensor, batch: int) -> Tensor:
@@ -75,6 +81,30 @@ class Problem:
                 "the dense estimator 'softmax': a table evaluates every value",
                 "Pass loss_fn, which is called on the support only",
             )
+
+
+class _Carried(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(loss: Tensor, term: Tensor) -> Tensor:
+        return loss.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        """Nothing is needed."""
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
+        return grads[0], grads[0]
+
+
+def carried(loss: Tensor, term: Tensor) -> Tensor:
+    """A loss with the gradient of a term besides its own. As loss + (term - term.detach()), but for terms that are
+    infinite too, whose difference is NaN.
+    """
+    common = torch.promote_types(loss.dtype, term.dtype)
+    return _Carried.apply(loss.to(common), term.to(common))  # pyright: ignore[reportReturnType]
 
 
 @dataclass(frozen=True, eq=False)

@@ -89,7 +89,8 @@ def expectation(
         table_fn: for ``"softmax"`` only, instead of loss_fn: returns all losses (B, K) at once; counts as B K rows.
         generator: for sampling estimators; exact ones refuse it.
         diagnostics: from so many repetitions, two at least, the variance of the gradient in scores is measured, which
-            costs as many evaluations and backward passes; random states and estimators stay as without.
+            costs as many evaluations and backward passes; random states and estimators stay as without. Under
+            torch.no_grad() too; in inference mode as far as loss_fn keeps no tensor made in it for its gradient.
 
     Returns:
         `Expectation`, in float32 at least. The mean over an empty batch is NaN. A row of scores with NaN gives a NaN
@@ -98,8 +99,10 @@ def expectation(
     Raises:
         ShapeError: scores that are not (B, K), or a loss of another shape than (R,).
         ParameterError: an estimator that is no mapping onto the simplex, max_rows < 1, table_fn or generator where they
-            have no meaning.
+            have no meaning, diagnostics that inference mode prevents.
         RegistryError: an unknown name.
+        NumericalError: under `ts.debug_checks` only: losses with probability that are NaN, with the first examples and
+            values; in a hierarchy with those of each call whose rows are the examples of the call within.
 
     Differentiability:
         as loss_fn; in scores of any order where nothing is sampled, else once.
@@ -141,7 +144,7 @@ def expectation(
             f"estimator={estimator!r}", "a name or an Estimator, such as ScoreFunction()", "Pass an instance"
         )
     uses(generator)
-    problem = Problem(loss_fn, max_rows, table_fn, generator, scores.dtype)
+    problem = Problem(loss_fn, max_rows, table_fn, generator, scores.dtype, batch=len(scores))
     scores = wide(scores)
     variance = gradient_variance(method, scores, problem, diagnostics) if diagnostics else None
     estimate = method.estimate(scores, problem)

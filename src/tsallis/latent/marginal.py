@@ -10,13 +10,14 @@ from torch import Tensor
 
 from ..core.domains import Simplex, SparseSimplex
 from ..core.errors import ParameterError, ShapeError
+from ..core.guard import debugging
 from ..core.inputs import check_tensor, is_integer
 from ..core.mapping import Mapping
 from ..core.numerics import shares
 from ..core.registry import get
 from .estimators import Estimate, Estimator, Problem
 from .latents import Table, matrix
-from .packing import support_pairs
+from .packing import name_bad_rows, support_pairs
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +28,8 @@ class Marginal(Estimator):
         mapping: registered name of a mapping onto the simplex; ``"softmax"`` sums over all K values.
         params: its parameters, as in its function; tensors get gradients.
         frontier: at most so many rows in a call, the most probable ones of the batch, but at least one of each example;
-            what is left of p is scaled to sum to one. `Expectation.exact` says where nothing was left out.
+            what is left of p is scaled to sum to one. `Expectation.exact` says where nothing was left out. Within a
+            loss_fn it holds for each call of that: with an outer max_rows, for each of its ceil(R/max_rows) chunks.
         importance: (B,) how much each example counts in that choice: in a hierarchy, the probability of the branch.
 
     References:
@@ -105,4 +107,7 @@ class Marginal(Estimator):
             )
         problem.rows += table.numel()
         problem.calls += 1
+        if debugging(table):
+            index, z = support_pairs(p)
+            name_bad_rows(table[index, z], index, z, len(p), "table_fn")
         return (p * torch.where((p == 0) & ~table.isfinite(), 0.0, table)).sum(-1)

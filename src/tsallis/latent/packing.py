@@ -61,20 +61,61 @@ def _checked(loss: object, rows: int) -> Tensor:
     return wide(loss if loss.is_floating_point() else loss.to(torch.get_default_dtype()))
 
 
-def name_bad_rows(losses: Tensor, index: Tensor, z: Tensor) -> None:
+_SHOWN = 5
+
+
+class BadLosses(NumericalError):
+    """Losses that are NaN.
+
+    Attributes:
+        examples: the first of them, in the outermost call of `expectation` that they were traced back to.
+        batch: how many examples that call has.
+    """
+
+    examples: Tensor
+    batch: int
+
+
+def name_bad_rows(losses: Tensor, index: Tensor, z: Tensor, batch: int, source: str = "loss_fn") -> None:
     """Under `debug_checks`, raise for losses that are NaN, with the first pairs that they came from."""
     if not debugging(losses) or not bool((bad := losses.detach().isnan()).any()):
         return
-    pairs = list(zip(index[bad][:_SHOWN].tolist(), z[bad][:_SHOWN].tolist(), strict=True))
-    raise NumericalError(
-        f"loss_fn returned NaN in {int(bad.sum())} of {len(losses)} rows, the first of (example, z): "
-        + ", ".join(map(str, pairs)),
+    where = bad.nonzero()[:_SHOWN, 0]
+    error = BadLosses(
+        f"{source} returned NaN in {int(bad.sum())} of {len(losses)} rows, the first of (example, z): "
+        + _pairs(index, z, where),
         "losses that are numbers",
-        "Look at loss_fn for these examples and values",
+        f"Look at {source} for these examples of its call of expectation",
     )
+    error.examples, error.batch = index[where], batch
+    raise error
 
 
-_SHOWN = 5
+def tracing(loss_fn: LossFunction, batch: int) -> LossFunction:
+    """loss_fn, but an error of a call of `expectation` in it whose examples are its rows names also the pairs that
+    these are. With chunks that is the only way to know them.
+    """
+
+    def traced(index: Tensor, z: Tensor) -> Tensor:
+        try:
+            return loss_fn(index, z)
+        except BadLosses as inner:
+            if inner.batch != len(index):
+                raise
+            where = inner.examples
+            error = BadLosses(
+                f"{inner.given}; in the call around it these examples are (example, z): {_pairs(index, z, where)}",
+                inner.expected,
+                inner.advice,
+            )
+            error.examples, error.batch = index[where], batch
+            raise error from inner
+
+    return traced
+
+
+def _pairs(index: Tensor, z: Tensor, where: Tensor) -> str:
+    return ", ".join(map(str, zip(index[where].tolist(), z[where].tolist(), strict=True)))
 
 
 def support_pairs(p: Tensor) -> tuple[Tensor, Tensor]:

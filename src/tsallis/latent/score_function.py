@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, distributed, nn
 
 from ..core.errors import ParameterError, ShapeError
 from ..core.inputs import is_integer
-from .estimators import Estimate, Estimator, Problem, Sampling
-from .latents import Kind
+from .estimators import Estimate, Estimator, Problem, Sampling, carried
+from .latents import Kind, wide
 from .packing import across_processes, scatter
 from .steps import sees
 
@@ -20,15 +21,28 @@ Baseline = Literal["none", "running", "sample", "leave-one-out"]
 
 class RunningMean(nn.Module):
     """The mean of the batch means seen so far, the same in all processes that train together; losses that are not
-    finite do not count.
+    finite do not count. In float32 at least, whatever dtype the model is cast to or restored in.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.zeros(()))
+        self.register_buffer("mean", wide(torch.zeros(())))
         self.register_buffer("batches", torch.zeros((), dtype=torch.long))
         self.mean: Tensor
         self.batches: Tensor
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> RunningMean:
+        before = self.mean
+        super()._apply(fn, recurse)
+        if self.mean.dtype != (dtype := wide(self.mean).dtype):
+            # Half precision rounds the change that one batch among hundreds makes to nothing.
+            self.mean = before.to(self.mean.device, dtype)
+        return self
+
+    def _load_from_state_dict(self, *args: Any, **options: Any) -> None:
+        super()._load_from_state_dict(*args, **options)
+        # A checkpoint's own tensor may have taken its place.
+        self.mean = wide(self.mean)
 
     def value(self, like: Tensor) -> Tensor:
         """The mean of earlier batches, of the dtype of losses."""
@@ -73,7 +87,7 @@ class _ByScore(Sampling):
             baseline = baseline.detach()
         log_prob = torch.stack([rows.log_prob(z[:, i]) for i in range(self.samples)], 1)
         by_score = (used.detach() - baseline) * log_prob
-        surrogate = used + (by_score - by_score.detach()) + (learned - learned.detach())
+        surrogate = carried(carried(used, by_score), learned.expand_as(used))
         self.observe(used.flatten())
         return Estimate(scatter(surrogate.mean(1), index, batch), scatter(used.mean(1), index, batch), latent)
 

@@ -21,8 +21,11 @@ class SparseMAP(Estimator):
     r"""Exact marginalization over the few structures that SparseMAP gives probability.
 
     The loss gets values (R, d), 0 or 1, of the scores' dtype. Which structures these are is not unique, only their
-    marginals are: losses that are not linear in the structure, and the entropy, depend on the start.
-    `Expectation.exact` says which examples were solved to the tolerance.
+    marginals are: losses that are not linear in the structure, and the entropy, depend on the start. Where constraints
+    tie variables together, as in `Budget` and `Sequence`, they may also jump when scores change by 1e-9, though
+    marginals do not; with `Bits` they jump on boundaries only. Gradients are those of the structures that were found.
+    Of bit vectors, `TopKSparsemax` has a distribution that is unique and continuous. `Expectation.exact` says which
+    examples were solved to the tolerance.
 
     Args:
         factor: the set of structures, such as ``Bits(n, geometry="onoff")``; scores are (B, *natural).

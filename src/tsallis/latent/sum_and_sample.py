@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..core.errors import ParameterError
 from ..core.inputs import is_integer
-from .estimators import Estimate, Problem, Sampling
+from .estimators import Estimate, Problem, Sampling, carried
 from .latents import race
 from .packing import scatter
 from .score_function import RunningMean
@@ -62,7 +62,7 @@ class SumAndSample(Sampling):
             log_prob = torch.where(seen[:, -1], log_prob, 0.0)
             of_scores = (weights[:, :-1] * (losses[:, :-1].detach() - b)).sum(1)
             of_scores = of_scores + left[:, 0] * (losses[:, -1].detach() - b) * log_prob
-            surrogate = loss + scatter(of_scores - of_scores.detach(), index, len(scores))
+            surrogate = carried(loss, scatter(of_scores, index, len(scores)))
         if self.running is not None:
             self.learn(self.running.observe, loss[index])
         return Estimate(surrogate, loss, latent)

@@ -19,6 +19,9 @@ from .factor import Factor, Scores
 MISSES = 12
 # Squared distance from the affine hull of the others below which a structure's variables depend on theirs.
 DEPENDENT = 1e-9
+# A slope that is rounding, as that of a bit which is free in the hull: its sign must not choose the next structure, or
+# scores that differ by next to nothing end with different ones.
+NOTHING = 2.0**-46
 
 
 @dataclass
@@ -81,9 +84,10 @@ def solve(best: Callable[[Scores], Tensor], scores: Scores, state: State, max_it
 
 
 def _slope(scores: Scores, state: State) -> Tensor:
-    """(B, d) of the objective, by the variables."""
+    """(B, d) of the objective, by the variables; 0 where it is rounding."""
     marginals = torch.einsum("bs,bsd->bd", state.weights, state.structures)[:, : scores.unary.shape[1]]
-    return torch.where(torch.isfinite(scores.unary), scores.unary - marginals, scores.unary)
+    slope = torch.where(torch.isfinite(scores.unary), scores.unary - marginals, scores.unary)
+    return torch.where(slope.abs() <= NOTHING, 0.0, slope)
 
 
 def _rounding(x: Tensor, found: Tensor, state: State) -> Tensor:

@@ -20,6 +20,8 @@ from .job import COUNT, RANDOM
 
 # A gap from which on weights are improved, as the inverse's errors come near it.
 FINE = 1e-9
+# A slope that is rounding, as in the reference.
+NOTHING = 2.0**-46
 # Of coordinates on the hull, what is not rounding.
 COORDINATE = 1e-9
 # Directions in which a face has nothing new, after which it is whole.
@@ -99,10 +101,11 @@ def make_solver(structures: ModuleType, best: Any) -> Solver:
 
     @device
     def set_slope(r):
-        """Marginals, and the slope of the objective."""
+        """Marginals, and the slope of the objective, 0 where it is rounding."""
         set_marginals(r)
         for j in range(0, r.d, lanes(r.mu)):
-            store(r.slope, j, load(r.masked, j) - load(r.mu, j))
+            slope = load(r.masked, j) - load(r.mu, j)
+            store(r.slope, j, choose(slope * slope > splat(r.mu, NOTHING * NOTHING), slope, splat(r.mu, 0.0)))
 
     @device
     def rounding(r):
