@@ -88,8 +88,8 @@ def _settle(task: Training, batches: Sequence[Batch]) -> None:
     for batch in batches:
         loss = task.training_step(batch, 0)["loss"]
         if optimizer is not None:
-            for p, grad in zip(learned, torch.autograd.grad(loss, learned), strict=True):
-                p.grad = grad
+            optimizer.zero_grad()
+            loss.backward(inputs=learned)
             optimizer.step()
 
 
