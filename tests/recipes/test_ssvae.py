@@ -155,18 +155,22 @@ def test_a_finished_training_is_not_trained_again(smoke) -> None:
 
 
 def test_a_training_is_deterministic_and_leaves_the_process_as_it_was(smoke, tmp_path, monkeypatch) -> None:
-    seen: list[tuple[bool, int]] = []
+    seen: list[tuple[bool, bool, int]] = []
+    mode: Any = torch.utils.deterministic
     step = Training.training_step
 
     def watched(self, batch, number):
-        seen.append((torch.are_deterministic_algorithms_enabled(), torch.get_num_threads()))
+        seen.append(
+            (torch.are_deterministic_algorithms_enabled(), mode.fill_uninitialized_memory, torch.get_num_threads())
+        )
         return step(self, batch, number)
 
     monkeypatch.setattr(Training, "training_step", watched)
     threads = torch.get_num_threads()
     recipe.train(replace(SMOKE[0].config, epochs=1, threads=3), tmp_path / "run")
-    assert set(seen) == {(True, 3)}
+    assert set(seen) == {(True, False, 3)}
     assert not torch.are_deterministic_algorithms_enabled()
+    assert mode.fill_uninitialized_memory
     assert torch.get_num_threads() == threads
 
 

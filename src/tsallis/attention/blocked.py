@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..core import implicit
 from ..core.dispatch import FusedKernel, SparseAttention
+from ..core.dropping import factors
 from ..core.fused import is_plain, through_formula
 from . import formula
 from .blocks import Block, blocks, folded, keys_of, scores_of, shared
@@ -40,8 +41,7 @@ class Call(Settings):
 
     def factor(self, p: Tensor, generator: torch.Generator) -> Tensor:
         """What dropout multiplies the p of the next block with."""
-        factor = torch.empty_like(p).bernoulli_(1 - self.dropout, generator=generator)
-        return factor.div_(1 - self.dropout) if self.dropout < 1 else factor
+        return factors(p, self.dropout, generator)
 
     def whole(self, *tensors: Any) -> Tensor:
         """The result by the formula, differentiable as often as one likes, with the same keys dropped."""

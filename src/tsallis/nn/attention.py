@@ -11,6 +11,7 @@ from torch.nn import functional
 from ..attention import HeadStatistics, entmax_attention
 from ..attention.formula import allowed, average, probabilities
 from ..attention.inputs import Heads, checked
+from ..core.dropping import Dropout
 from ..core.errors import ShapeError
 from .alpha import AlphaLike, alpha_module
 from .mapping import ParameterHolder
@@ -228,6 +229,7 @@ class TransformerEncoderLayer(nn.TransformerEncoderLayer):
     def __init__(self, *args: Any, alpha: AlphaLike = 1.5, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.self_attn = _instead_of(self.self_attn, alpha)
+        self.dropout, self.dropout1, self.dropout2 = (Dropout(self.dropout.p) for _ in range(3))
         # PyTorch's own fused layer computes softmax: it has to keep off.
         self.activation_relu_or_gelu = 0
 
@@ -241,6 +243,7 @@ class TransformerDecoderLayer(nn.TransformerDecoderLayer):
         super().__init__(*args, **kwargs)
         self.self_attn = _instead_of(self.self_attn, alpha)
         self.multihead_attn = _instead_of(self.multihead_attn, alpha)
+        self.dropout, self.dropout1, self.dropout2, self.dropout3 = (Dropout(self.dropout.p) for _ in range(4))
 
 
 def _instead_of(layer: nn.MultiheadAttention, alpha: AlphaLike) -> MultiheadAttention:

@@ -10,6 +10,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
+from ..core.dropping import Dropout
 from ..core.errors import ParameterError, ShapeError
 from ..decoding import log_entmax
 from .losses import LinearEntmaxLoss
@@ -62,7 +63,7 @@ class Seq2Seq(nn.Module, ABC):
             width, words, output_alpha, bias=True, weight=cast(nn.Parameter, self.target.weight) if shared else None,
             ignore_index=PADDING, label_smoothing=label_smoothing,
         )  # fmt: skip
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     @abstractmethod
     def hidden(self, source: Tensor, prefix: Tensor) -> Tensor:

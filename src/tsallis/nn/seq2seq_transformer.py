@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from ..core.dropping import Dropout
 from ..core.errors import ParameterError
 from .alpha import AlphaLike
 from .attention import MultiheadAttention, TransformerEncoderLayer
@@ -166,9 +167,9 @@ class DecoderLayer(nn.Module):
         )
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(3))
         self.feedforward = nn.Sequential(
-            nn.Linear(width, feedforward), nn.ReLU(), nn.Dropout(dropout), nn.Linear(feedforward, width)
+            nn.Linear(width, feedforward), nn.ReLU(), Dropout(dropout), nn.Linear(feedforward, width)
         )
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(
         self, x: Tensor, memory: Tensor, ignored: Tensor, need_weights: bool = False

@@ -166,8 +166,12 @@ def _surroundings(config: RunConfig) -> Iterator[None]:
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric", "lightning")]
     levels = [logger.level for logger in loggers]
     threads = torch.get_num_threads()
+    deterministic_mode: Any = torch.utils.deterministic
+    filled = deterministic_mode.fill_uninitialized_memory
     try:
         torch.set_num_threads(config.threads or threads)
+        # Deterministic PyTorch writes NaN into all new memory, for programs that read what they never wrote.
+        deterministic_mode.fill_uninitialized_memory = False
         for logger in loggers:
             logger.setLevel(logging.ERROR)
         with warnings.catch_warnings():
@@ -178,6 +182,7 @@ def _surroundings(config: RunConfig) -> Iterator[None]:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
         torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+        deterministic_mode.fill_uninitialized_memory = filled
         torch.set_num_threads(threads)
 
 
