@@ -18,20 +18,24 @@ GRID = [
         for beam, max_length in ((1, 5), (2, 5), (3, 3), (5, 5), (5, 4))
     )
 ]
+ENDINGS = ("beam", "all")
 
 
 def _by_score(sequences: dict) -> list[float]:
     return sorted(sequences.values(), reverse=True)
 
 
+@pytest.mark.parametrize("endings", ENDINGS)
 @pytest.mark.parametrize(("mapping", "beam", "max_length", "seed"), GRID)
-def test_certificates_are_exactly_the_truth(mapping: str, beam: int, max_length: int, seed: int) -> None:
+def test_certificates_are_exactly_the_truth(mapping: str, beam: int, max_length: int, seed: int, endings: str) -> None:
     models = toys(1000, seed, mapping)
-    result = beam_search(models.step, models.start, models.state, eos=EOS, beam=beam, max_length=max_length)
+    result = beam_search(
+        models.step, models.start, models.state, eos=EOS, beam=beam, max_length=max_length, endings=endings
+    )
     seen = set()
     for model, (hypotheses, certificate) in enumerate(zip(result.hypotheses, result.certificates, strict=True)):
         truth, prefixes = models.sequences(model)
-        found, dropped, left = plain_beam(truth, prefixes, beam, max_length)
+        found, dropped, left = plain_beam(truth, prefixes, beam, max_length, endings)
         seen.add(certificate.status)
         listed = {hypothesis.tokens: hypothesis.log_prob for hypothesis in hypotheses}
         assert listed.items() <= truth.items()

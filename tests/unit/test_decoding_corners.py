@@ -168,8 +168,9 @@ def test_the_mass_that_is_left_is_known_no_better_than_sums_are(dtype: torch.dty
 
     rows = torch.arange(4000)
     result = beam_search(
-        step, torch.zeros(4000, dtype=torch.long), (rows, torch.zeros_like(rows)), eos=0, beam=1, n_best=5, max_length=4
-    )
+        step, torch.zeros(4000, dtype=torch.long), (rows, torch.zeros_like(rows)), eos=0, beam=1, n_best=5,
+        max_length=4, endings="all",
+    )  # fmt: skip
     truth = first[:, [0, 2]].double().amax(1).tolist()
     claims = 0
     for best, certificate, most in zip(result.best, result.certificates, truth, strict=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -12,6 +13,8 @@ from ..core.errors import ParameterError
 from .certificates import Certificate, certify, voided
 from .steps import Hypothesis, State, Step, advance, check_search, check_start, select
 
+# Which sequences that end are found.
+Endings = Literal["beam", "all"]
 # Lengths to a higher power leave the range of floats.
 STEEPEST = 20
 
@@ -46,6 +49,7 @@ def beam_search(
     beam: int = 5,
     max_length: int,
     n_best: int | None = None,
+    endings: Endings = "beam",
     length_penalty: float = 0.0,
     min_length: int = 0,
     max_rows: int | None = None,
@@ -69,6 +73,10 @@ def beam_search(
         n_best: sequences returned at most; None for all of an example that is ENUMERATED and beam of another. An
             example is done when no prefix can change its best n_best (or beam) and, where nothing was dropped, when all
             are found.
+        endings: "beam" finds a sequence where to end is among the beam most probable ways to go on, so that a beam of 1
+            is greedy; "all" finds that every kept prefix may end, too, however improbable. Under a dense model all long
+            sequences are improbable, and "all" mostly ends with one that has hardly any tokens. The two differ only
+            where prefixes were dropped: otherwise every sequence is found.
         length_penalty: rank by log-probability divided by length to this power; not 0 proves nothing.
         min_length: tokens before eos at least; not 0 proves nothing.
         max_rows: prefixes that the model is run on at once, at least beam; examples beyond wait. None for no limit.
@@ -106,9 +114,11 @@ def beam_search(
         )
     if not 0 <= min_length < max_length:
         raise ParameterError(f"min_length = {min_length}", f"from 0 to max_length - 1 = {max_length - 1}", "Lower it")
+    if endings not in ("beam", "all"):
+        raise ParameterError(f"endings = {endings!r}", "'beam' or 'all'", "Pass one of them")
     if max_rows is not None and max_rows < beam:
         raise ParameterError(f"max_rows = {max_rows}", f"beam = {beam} or more", "Raise it, or lower beam")
-    options = _Options(step, eos, beam, max_length, n_best, length_penalty, min_length)
+    options = _Options(step, eos, beam, max_length, n_best, endings, length_penalty, min_length)
     batch = start.shape[0]
     size = batch if max_rows is None else max_rows // beam
     if batch <= size:
@@ -131,6 +141,7 @@ class _Options:
     beam: int
     max_length: int
     n_best: int | None
+    endings: Endings
     length_penalty: float
     min_length: int
 
@@ -153,11 +164,14 @@ class _Options:
 
 @dataclass
 class _Trail:
-    """Pointers of each step: where a kept prefix came from, its token, and the log-probability of ending instead."""
+    """Pointers of each step: where a kept prefix came from, its token, the log-probability of ending instead, and
+    whether that is found though prefixes were dropped.
+    """
 
     parents: list[Tensor] = field(default_factory=list)
     tokens: list[Tensor] = field(default_factory=list)
     ends: list[Tensor] = field(default_factory=list)
+    among: list[Tensor] = field(default_factory=list)
 
 
 def _search(options: _Options, start: Tensor, state: State) -> Decoded:
@@ -178,8 +192,10 @@ def _search(options: _Options, start: Tensor, state: State) -> Decoded:
         trail.parents.append(parents)
         trail.tokens.append(chosen)
         trail.ends.append(ends)
+        trail.among.append(_among(options, kept, ends))
         dropped = torch.maximum(dropped, lost)
-        ranks = torch.cat([ranks, options.rank(ends, length)], 1).topk(options.wanted).values
+        found = options.rank(ends.masked_fill(~trail.among[-1], -math.inf), length)
+        ranks = torch.cat([ranks, found], 1).topk(options.wanted).values
         best = kept.amax(1)
         # Where nothing was dropped yet the search goes on: it may find all sequences.
         done = (dropped > -math.inf) & (ranks[:, -1] >= options.ceiling(best, length))
@@ -223,13 +239,24 @@ def _extend(
     return kept, ends, (parents, chosen), lost
 
 
+def _among(options: _Options, kept: Tensor, ends: Tensor) -> Tensor:
+    """Whether ends (B, beam) are among the most probable ways to go on, together with the prefixes kept."""
+    if options.endings == "all":
+        return torch.ones_like(ends, dtype=torch.bool)
+    return ends >= torch.cat([kept, ends], 1).topk(options.beam).values[:, -1:]
+
+
 def _results(options: _Options, trail: _Trail, remaining: Tensor, seen: int, total: float) -> Decoded:
-    ends = torch.stack(trail.ends, 1).cpu()
+    ends, among = torch.stack(trail.ends, 1).cpu(), torch.stack(trail.among, 1).cpu()
+    # Where nothing was dropped all that ends is found.
+    among |= (remaining == -math.inf).cpu()[:, None, None]
+    passed = ends.masked_fill(among, -math.inf).flatten(1).amax(1)
+    ends = ends.masked_fill(~among, -math.inf)
     parents, tokens = torch.stack(trail.parents, 1).tolist(), torch.stack(trail.tokens, 1).tolist()
     lengths = torch.arange(1, ends.shape[1] + 1, dtype=torch.float64)[:, None]
     ranks = ends / lengths**options.length_penalty
     hypotheses, certificates = [], []
-    for example, bound in enumerate(remaining.tolist()):
+    for example, bound in enumerate(torch.maximum(remaining.cpu(), passed).tolist()):
         order = ranks[example].flatten().argsort(descending=True, stable=True)
         values, scores = (x[example].flatten()[order] for x in (ends, ranks))
         ended = values > -math.inf

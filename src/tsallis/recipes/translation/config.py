@@ -33,6 +33,7 @@ class Config(SequenceConfig):
     lr: float = 2e-3
     batch_tokens: int = 3000
     warmup: int = 600
+    epochs: int = 12
     search_batch: int = 100
     pieces: int = 8000
     heads: int = 8
