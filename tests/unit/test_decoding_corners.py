@@ -297,7 +297,9 @@ def test_draws_of_few_in_a_large_vocabulary() -> None:
 
 
 def test_a_penalty_lists_no_more_than_the_beam() -> None:
-    result = beam_search(_constant([0.25, 0.75]), START[:1], eos=0, beam=1, max_length=5, length_penalty=0.5)
+    result = beam_search(
+        _constant([0.25, 0.75]), START[:1], eos=0, beam=1, max_length=5, length_penalty=0.5, endings="all"
+    )
     assert len(result.hypotheses[0]) == 1
     assert result.certificates[0].status is Status.UNKNOWN
 

@@ -143,8 +143,8 @@ def test_several_ends_are_one() -> None:
 
 def test_rows_of_the_result() -> None:
     model = model_of("gpt2")
-    found = search(model, num_return_sequences=3)
-    tensor = search(model, num_return_sequences=3, return_dict_in_generate=False)
+    found = search(model, num_return_sequences=3, endings="all")
+    tensor = search(model, num_return_sequences=3, endings="all", return_dict_in_generate=False)
     assert torch.equal(found.sequences, tensor)
     assert tensor.shape[0] == 9
     prompts = batch(PROMPTS, model)["input_ids"]
@@ -163,7 +163,7 @@ def test_beam_is_num_beams() -> None:
     assert torch.equal(found.sequences, other.sequences)
     assert found.certificates == other.certificates
     assert search(model, num_beams=1).rows < found.rows
-    assert all(len(h) == 1 for h in search(model, n_best=1).hypotheses)
+    assert all(len(h) == 1 for h in search(model, n_best=1, endings="all").hypotheses)
 
 
 def test_alpha_says_which_distribution() -> None:
@@ -261,10 +261,10 @@ def test_no_sequence_ends() -> None:
 def test_the_default_length_penalty_is_none_and_others_prove_nothing() -> None:
     model = gpt2()
     assert model.generation_config.length_penalty in (None, 1.0)
-    found = search(model)
-    assert found.certificates == search(model, length_penalty=0.0).certificates
+    found = search(model, endings="all")
+    assert found.certificates == search(model, endings="all", length_penalty=0.0).certificates
     assert Status.UNKNOWN not in [c.status for c in found.certificates]
-    ranked_otherwise = search(model, length_penalty=1.0)
+    ranked_otherwise = search(model, endings="all", length_penalty=1.0)
     assert {c.status for c in ranked_otherwise.certificates} == {Status.UNKNOWN}
     for hypotheses in ranked_otherwise.hypotheses:
         for h in hypotheses:
@@ -273,6 +273,6 @@ def test_the_default_length_penalty_is_none_and_others_prove_nothing() -> None:
     model.generation_config.length_penalty = 2.0
     with pytest.raises(ParameterError, match=r"length_penalty=2\.0 in the generation configuration"):
         search(model)
-    assert search(model, length_penalty=0.0).certificates == found.certificates
+    assert search(model, endings="all", length_penalty=0.0).certificates == found.certificates
     with pytest.raises(ParameterError, match="exact with length_penalty"):
         search(model, length_penalty=1.0, exact="best")

@@ -76,17 +76,18 @@ def plain_beam(
     finished: dict, prefixes: dict, beam: int, max_length: int, endings: str = "beam"
 ) -> tuple[dict, list[float], list[float]]:
     """What a beam search that never stops early finds, drops (sequences that ended among that), and leaves open."""
-    live, found, passed, dropped = [()], {}, {}, []
+    live, lost, found, passed, dropped = [()], [], {}, {}, []
     for length in range(1, max_length + 1):
         ended = {(*prefix, EOS): finished[*prefix, EOS] for prefix in live if (*prefix, EOS) in finished}
         longer = [prefix for prefix in prefixes if len(prefix) == length and prefix[:-1] in live]
         longer.sort(key=prefixes.__getitem__, reverse=True)
         live, lost = longer[:beam], longer[beam:]
-        dropped += [prefixes[prefix] for prefix in lost]
+        if length < max_length:
+            dropped += [prefixes[prefix] for prefix in lost]
         best = sorted([*ended.values(), *(prefixes[prefix] for prefix in live)], reverse=True)[:beam]
         for sequence, value in ended.items():
             (found if endings == "all" or value in best else passed)[sequence] = value
-    left = [prefixes[prefix] for prefix in live]
-    if not dropped and not left:
-        return found | passed, [], []
+    left = [prefixes[prefix] for prefix in live + lost]
+    if not dropped:
+        return found | passed, [], left
     return found, [*dropped, *passed.values()], left

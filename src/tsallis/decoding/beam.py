@@ -193,13 +193,16 @@ def _search(options: _Options, start: Tensor, state: State) -> Decoded:
         trail.tokens.append(chosen)
         trail.ends.append(ends)
         trail.among.append(_among(options, kept, ends))
-        dropped = torch.maximum(dropped, lost)
+        last = length == options.max_length
+        # What is as long as may be cannot end, kept or not.
+        if not last:
+            dropped = torch.maximum(dropped, lost)
         found = options.rank(ends.masked_fill(~trail.among[-1], -math.inf), length)
         ranks = torch.cat([ranks, found], 1).topk(options.wanted).values
         best = kept.amax(1)
         # Where nothing was dropped yet the search goes on: it may find all sequences.
         done = (dropped > -math.inf) & (ranks[:, -1] >= options.ceiling(best, length))
-        if length == options.max_length:
+        if last:
             done = torch.ones_like(done)
         remaining = torch.where(done, torch.maximum(remaining, best), remaining)
         log_probs = kept.masked_fill(done[:, None], -math.inf)
@@ -210,7 +213,7 @@ def _search(options: _Options, start: Tensor, state: State) -> Decoded:
         row[live] = torch.arange(live.shape[0], device=device)
         origin = following // beam * beam + parents.flatten()[following]
         tokens, state, live = chosen.flatten()[following], select(state, row[origin]), following
-    return _results(options, trail, torch.maximum(dropped, remaining), seen, total)
+    return _results(options, trail, dropped, remaining, seen, total)
 
 
 def _extend(
@@ -246,17 +249,17 @@ def _among(options: _Options, kept: Tensor, ends: Tensor) -> Tensor:
     return ends >= torch.cat([kept, ends], 1).topk(options.beam).values[:, -1:]
 
 
-def _results(options: _Options, trail: _Trail, remaining: Tensor, seen: int, total: float) -> Decoded:
+def _results(options: _Options, trail: _Trail, dropped: Tensor, remaining: Tensor, seen: int, total: float) -> Decoded:
     ends, among = torch.stack(trail.ends, 1).cpu(), torch.stack(trail.among, 1).cpu()
     # Where nothing was dropped all that ends is found.
-    among |= (remaining == -math.inf).cpu()[:, None, None]
+    among |= (dropped == -math.inf).cpu()[:, None, None]
     passed = ends.masked_fill(among, -math.inf).flatten(1).amax(1)
     ends = ends.masked_fill(~among, -math.inf)
     parents, tokens = torch.stack(trail.parents, 1).tolist(), torch.stack(trail.tokens, 1).tolist()
     lengths = torch.arange(1, ends.shape[1] + 1, dtype=torch.float64)[:, None]
     ranks = ends / lengths**options.length_penalty
     hypotheses, certificates = [], []
-    for example, bound in enumerate(torch.maximum(remaining.cpu(), passed).tolist()):
+    for example, bound in enumerate(torch.stack([dropped.cpu(), remaining.cpu(), passed]).amax(0).tolist()):
         order = ranks[example].flatten().argsort(descending=True, stable=True)
         values, scores = (x[example].flatten()[order] for x in (ends, ranks))
         ended = values > -math.inf

@@ -15,6 +15,7 @@ from transformers.utils.generic import ModelOutput
 
 from ...core.errors import ParameterError
 from ...decoding import Certificate, Decoded, Hypothesis, beam_search, exact_search
+from ...decoding.beam import Endings
 from ...decoding.certificates import voided
 from ...decoding.exact import Order
 from .rows import Rows
@@ -57,6 +58,7 @@ def certified_search(
     mapping: Callable[[Tensor], Tensor] | None = None,
     beam: int | None = None,
     n_best: int | None = None,
+    endings: Endings = "beam",
     max_rows: int | None = None,
     length_penalty: float | None = None,
     exact: Order | None = None,
@@ -82,7 +84,8 @@ def certified_search(
             are taken for proofs: for softmax, whose zeros are none, pass alpha=1.
         beam: prefixes kept of each length; None for num_beams.
         n_best: as in `ts.decoding.beam_search`; num_return_sequences says how many are in `sequences`.
-        max_rows: as in `ts.decoding.beam_search`; smaller batches take less memory.
+        endings: as in `ts.decoding.beam_search`.
+        max_rows: as there; smaller batches take less memory.
         length_penalty: as in `ts.decoding.beam_search`: not 0 proves nothing. The default of `generate` is not read.
         exact: "best" or "depth" to go on with `ts.decoding.exact_search`, in that order, from what the beam found.
         max_prefixes: of the exact search.
@@ -130,7 +133,7 @@ def certified_search(
     everyone = torch.arange(len(start.tokens), device=input_ids.device)
     found = beam_search(
         step, first, start.select(everyone), eos=ends[0], beam=width, max_length=max_length, n_best=n_best,
-        length_penalty=penalty, max_rows=max_rows,
+        endings=endings, length_penalty=penalty, max_rows=max_rows,
     )  # fmt: skip
     if exact is not None:
         if penalty:
