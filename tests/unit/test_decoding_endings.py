@@ -45,7 +45,6 @@ def test_all_endings_end_at_once() -> None:
     certificate = found.certificates[0]
     assert certificate.status is Status.BOUNDED
     assert certificate.unseen >= math.log(1e-4)
-    assert every.certificates[0].exact
 
 
 def test_nothing_is_found_where_no_end_is_in_the_beam() -> None:
@@ -66,7 +65,7 @@ def test_what_was_passed_over_is_found_where_nothing_was_dropped() -> None:
     assert found.certificates[0].status is Status.ENUMERATED
     assert {h.tokens for h in found.hypotheses[0]} == {(0,), (1, 0), (2, 0), (1, 1, 0), (2, 2, 0)}
     # Nor where only the length was too small for all.
-    found = beam_search(step, START, START, eos=0, beam=2, max_length=2)
+    found = beam_search(step, START, START, eos=0, beam=2, max_length=2, n_best=3)
     assert {h.tokens for h in found.hypotheses[0]} == {(0,), (1, 0), (2, 0)}
 
 
