@@ -24,7 +24,8 @@ class Status(IntEnum):
 
 @dataclass(frozen=True)
 class Certificate:
-    r"""A proof about the sequences that a search found, from prefixes that it dropped or left open.
+    r"""A proof about the sequences that a search found, from prefixes that it dropped or left open, and from sequences
+    that ended outside its beam (`beam_search`), which count as dropped, too.
 
     A prefix is at least as probable as any of its continuations, $p(y_{1:t}) \ge p(y)$, and one of probability zero has
     none. Hence no unseen sequence exceeds the most probable prefix that was dropped or left open, nor the probability
