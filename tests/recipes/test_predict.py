@@ -160,7 +160,7 @@ def test_no_line_is_no_prediction(run: Path, capsys: pytest.CaptureFixture[str])
 def test_a_sequence_that_does_not_end_is_a_reason(tmp_path: Path, table, capsys: pytest.CaptureFixture[str]) -> None:
     table[0] = table[1]
     row = json.loads(predict(make_run(tmp_path / "run", table), b"a", capsys, "--format", "json", status=1))
-    assert row["reason"].startswith("No sequence ended within the greatest length")
+    assert row["reason"].startswith("The search found no sequence that ends in time")
     assert row["certificate"]["status"] == "BOUNDED"
     assert row["certificate"]["gap"] is None
 

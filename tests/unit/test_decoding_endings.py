@@ -23,12 +23,10 @@ def _ending(after: int, row: list[float]):
     return step, START, START
 
 
-@pytest.mark.parametrize("beam", [1, 2])
-def test_a_beam_of_one_is_greedy_and_a_wider_one_is_no_worse(beam: int) -> None:
-    model = _ending(3, [0.97, 0.01, 0.01, 0.01])
-    best = beam_search(*model, eos=0, beam=beam, max_length=9).best[0]
+def test_a_beam_of_one_is_greedy() -> None:
+    best = beam_search(*_ending(20, [0.97, 0.01, 0.01, 0.01]), eos=0, beam=1, max_length=30).best[0]
     assert best is not None
-    assert best.tokens == (1, 1, 1, 0)
+    assert best.tokens == (*[1] * 20, 0)
 
 
 def test_all_endings_end_at_once() -> None:
@@ -41,10 +39,33 @@ def test_all_endings_end_at_once() -> None:
     assert every.best[0] is not None
     assert exact.best[0] is not None
     assert every.best[0].tokens == exact.best[0].tokens == (0,)
-    # What is passed over is counted.
-    certificate = found.certificates[0]
-    assert certificate.status is Status.BOUNDED
-    assert certificate.unseen >= math.log(1e-4)
+
+
+def test_what_is_passed_over_is_counted() -> None:
+    first, then = torch.tensor([[0.4, 0.5, 0.1], [1.0, 0.0, 0.0]], dtype=torch.float64).log()
+
+    def step(tokens, length):
+        return torch.where((length == 0)[:, None], first, then), length + 1
+
+    found = beam_search(step, START, START, eos=0, beam=1, max_length=3)
+    assert found.certificates[0].unseen == first[0].item()
+    # It is found where it is more probable than either prefix.
+    first[1:] = torch.tensor([0.3, 0.3], dtype=torch.float64).log()
+    found = beam_search(step, START, START, eos=0, beam=1, max_length=3, n_best=2)
+    assert [h.tokens for h in found.hypotheses[0]] == [(0,), (1, 0)]
+    assert found.certificates[0].exact
+
+
+def test_what_a_beam_has_proved_of_nothing_stays_proved() -> None:
+    row = torch.tensor([0.05, 0.6, 0.35], dtype=torch.float64).log()
+
+    def step(tokens, state):
+        return row.expand(len(tokens), -1), state
+
+    found = beam_search(step, START, eos=0, beam=1, max_length=8)
+    assert found.hypotheses == [[]]
+    further = exact_search(step, START, eos=0, max_length=8, found=found, max_prefixes=1)
+    assert further.certificates[0].unseen <= found.certificates[0].unseen
 
 
 def test_nothing_is_found_where_no_end_is_in_the_beam() -> None:
@@ -65,8 +86,14 @@ def test_what_was_passed_over_is_found_where_nothing_was_dropped() -> None:
     assert found.certificates[0].status is Status.ENUMERATED
     assert {h.tokens for h in found.hypotheses[0]} == {(0,), (1, 0), (2, 0), (1, 1, 0), (2, 2, 0)}
     # Nor where only the length was too small for all.
-    found = beam_search(step, START, START, eos=0, beam=2, max_length=2, n_best=3)
+    found = beam_search(_four, START, START, eos=0, beam=2, max_length=2, n_best=3)
     assert {h.tokens for h in found.hypotheses[0]} == {(0,), (1, 0), (2, 0)}
+
+
+def _four(tokens, length):
+    """Two prefixes of one token, four of two."""
+    table = torch.tensor([[0.1, 0.5, 0.4], [0.1, 0.5, 0.4], [0.1, 0.4, 0.5]], dtype=torch.float64).log()
+    return table[tokens], length + 1
 
 
 def test_endings_are_named() -> None:

@@ -7,7 +7,9 @@ import math
 import pytest
 import torch
 
-from tsallis.core.dropping import Dropout, dropped, factors
+import tsallis as ts
+from tsallis.core.dropping import dropped, factors
+from tsallis.nn.dropout import Dropout
 
 
 @pytest.fixture
@@ -45,6 +47,28 @@ def test_ends() -> None:
     assert dropped(torch.tensor(2.0), 0.5) in (0.0, 4.0)
 
 
+@pytest.mark.parametrize("lost", [2.6, 3.4])
+def test_what_is_kept_is_divided_by_the_rounded_share(lost: float, draws) -> None:
+    found = factors(torch.empty(500_000, dtype=torch.float64), 1 - lost / 2**16, draws)
+    assert found.unique().tolist() == [0, 2**16 / 3]
+
+
+def test_a_default_device_is_not_where_numbers_are_drawn() -> None:
+    x = torch.ones(10)
+    q = torch.ones(1, 1, 3, 8)
+    with torch.device("meta"):
+        assert dropped(x, 0.5).device == x.device
+        assert ts.entmax_attention(q, q, q, dropout_p=0.5).device == x.device
+
+
+@pytest.mark.parametrize("kind", [ts.nn.TransformerEncoderLayer, ts.nn.TransformerDecoderLayer])
+def test_layers_drop_their_share(kind) -> None:
+    names = [name for name, _ in kind(8, 2, 16, 0.3).named_children() if name.startswith("dropout")]
+    layer = kind(8, 2, 16, 0.3)
+    assert len(names) == (3 if kind is ts.nn.TransformerEncoderLayer else 4)
+    assert all(isinstance(getattr(layer, name), Dropout) and getattr(layer, name).p == 0.3 for name in names)
+
+
 def test_the_same_seed_drops_the_same() -> None:
     x = torch.randn(1001)
     first, second = (dropped(x, 0.5) for _ in range(2) if torch.manual_seed(3))
@@ -66,6 +90,16 @@ def test_the_module_drops_in_training_only() -> None:
     layer, x = Dropout(0.5), torch.ones(100)
     assert set(layer(x).tolist()) == {0.0, 2.0}
     assert layer.eval()(x) is x
+
+
+def test_the_module_is_otherwise_that_of_pytorch() -> None:
+    x = torch.ones(100)
+    assert Dropout(0.5, inplace=True)(x) is x
+    assert set(x.tolist()) == {0.0, 2.0}
+    layer = Dropout(0.5)
+    layer.p = 1.5
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        layer(x)
 
 
 def test_in_transforms_and_in_compiled_programs() -> None:

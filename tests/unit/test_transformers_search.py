@@ -251,7 +251,7 @@ def test_no_sequence_ends() -> None:
     assert found.sequences.tolist() == batch(PROMPTS, model)["input_ids"].tolist()
     assert found.sequences_scores.tolist() == [-math.inf] * 3
     assert found.probabilities.tolist() == [0.0] * 3
-    with pytest.warns(UserWarning, match="3 of 3 examples have no sequence that ends within 5 tokens"):
+    with pytest.warns(UserWarning, match="3 of 3 examples the search found no sequence that ends within 5 tokens"):
         search(model, return_dict_in_generate=False)
 
 

@@ -75,7 +75,7 @@ def toys(models: int, seed: int, mapping: str = "sparsemax", vocabulary: int = 4
 def plain_beam(
     finished: dict, prefixes: dict, beam: int, max_length: int, endings: str = "beam"
 ) -> tuple[dict, list[float], list[float]]:
-    """What a beam search that never stops early finds, drops (sequences that ended among that), and leaves open."""
+    """What a beam search that never stops early finds, drops (what is passed over counts, too), and leaves open."""
     live, lost, found, passed, dropped = [()], [], {}, {}, []
     for length in range(1, max_length + 1):
         ended = {(*prefix, EOS): finished[*prefix, EOS] for prefix in live if (*prefix, EOS) in finished}

@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..core import dispatch
+from ..core.dropping import dropped
 from ..core.errors import TsallisError
 from ..core.fused import is_plain
 from ..core.registry import get
@@ -160,7 +161,7 @@ def _attention(heads: Heads, dropout: float, backend: str | None) -> Tensor:
     kernel = dispatch.fused("entmax", heads.q, backend) if plain else None
     if kernel is None:
         p = formula.probabilities(heads, backend)
-        return formula.average(torch.nn.functional.dropout(p, dropout) if dropout else p, heads)
+        return formula.average(dropped(p, dropout), heads)
     sparse = None
     # Dropout draws numbers for all keys.
     if not dropout and _has_zeros(heads.alpha):

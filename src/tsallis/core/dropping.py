@@ -1,4 +1,4 @@
-"""Dropout whose random numbers cost a fraction on the CPU, where drawing them is a quarter of a training step."""
+"""Dropout whose random numbers cost a fraction on CPUs, where drawing them can be a quarter of a training step."""
 
 from __future__ import annotations
 
@@ -29,15 +29,8 @@ def factors(like: Tensor, p: float, generator: torch.Generator | None = None) ->
     lost = round(p * _LEVELS)
     if lost == _LEVELS:
         return torch.zeros_like(like)
-    words = torch.empty(-(-like.numel() // _A_WORD), dtype=torch.int64).random_(
+    words = torch.empty(-(-like.numel() // _A_WORD), dtype=torch.int64, device=like.device).random_(
         _LEAST * 2**48, None, generator=generator
     )
     kept = words.view(torch.int16)[: like.numel()] >= _LEAST + lost
     return kept.view(like.shape).to(like.dtype).mul_(_LEVELS / (_LEVELS - lost))
-
-
-class Dropout(torch.nn.Dropout):
-    """`torch.nn.Dropout` with other random numbers."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        return dropped(input, self.p) if self.training else input

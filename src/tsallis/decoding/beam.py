@@ -24,7 +24,7 @@ class Decoded:
     """What a search found for each example.
 
     Attributes:
-        hypotheses: the sequences found, the best first; none where the length ran out before one ended.
+        hypotheses: the sequences found, the best first; none where the length ran out before one ended in the beam.
         certificates: what is proved about them.
         rows: prefixes that the model was run on.
     """
@@ -73,10 +73,10 @@ def beam_search(
         n_best: sequences returned at most; None for all of an example that is ENUMERATED and beam of another. An
             example is done when no prefix can change its best n_best (or beam) and, where nothing was dropped, when all
             are found.
-        endings: "beam" finds a sequence where to end is among the beam most probable ways to go on, so that a beam of 1
-            is greedy; "all" finds that every kept prefix may end, too, however improbable. Under a dense model all long
-            sequences are improbable, and "all" mostly ends with one that has hardly any tokens. The two differ only
-            where prefixes were dropped: otherwise every sequence is found.
+        endings: "beam" finds a sequence where to end is among the beam most probable ways to go on: a beam of 1 is
+            greedy then. "all" finds every way to end a kept prefix, however improbable. Under a dense model all long
+            sequences are improbable, and "all" mostly ends with one that has hardly any tokens. Where no prefix was
+            dropped both find every sequence.
         length_penalty: rank by log-probability divided by length to this power; not 0 proves nothing.
         min_length: tokens before eos at least; not 0 proves nothing.
         max_rows: prefixes that the model is run on at once, at least beam; examples beyond wait. None for no limit.
@@ -171,7 +171,7 @@ class _Trail:
     parents: list[Tensor] = field(default_factory=list)
     tokens: list[Tensor] = field(default_factory=list)
     ends: list[Tensor] = field(default_factory=list)
-    among: list[Tensor] = field(default_factory=list)
+    in_beam: list[Tensor] = field(default_factory=list)
 
 
 def _search(options: _Options, start: Tensor, state: State) -> Decoded:
@@ -192,12 +192,12 @@ def _search(options: _Options, start: Tensor, state: State) -> Decoded:
         trail.parents.append(parents)
         trail.tokens.append(chosen)
         trail.ends.append(ends)
-        trail.among.append(_among(options, kept, ends))
+        trail.in_beam.append(_in_beam(options, kept, ends))
         last = length == options.max_length
         # What is as long as may be cannot end, kept or not.
         if not last:
             dropped = torch.maximum(dropped, lost)
-        found = options.rank(ends.masked_fill(~trail.among[-1], -math.inf), length)
+        found = options.rank(ends.masked_fill(~trail.in_beam[-1], -math.inf), length)
         ranks = torch.cat([ranks, found], 1).topk(options.wanted).values
         best = kept.amax(1)
         # Where nothing was dropped yet the search goes on: it may find all sequences.
@@ -242,7 +242,7 @@ def _extend(
     return kept, ends, (parents, chosen), lost
 
 
-def _among(options: _Options, kept: Tensor, ends: Tensor) -> Tensor:
+def _in_beam(options: _Options, kept: Tensor, ends: Tensor) -> Tensor:
     """Whether ends (B, beam) are among the most probable ways to go on, together with the prefixes kept."""
     if options.endings == "all":
         return torch.ones_like(ends, dtype=torch.bool)
@@ -250,11 +250,11 @@ def _among(options: _Options, kept: Tensor, ends: Tensor) -> Tensor:
 
 
 def _results(options: _Options, trail: _Trail, dropped: Tensor, remaining: Tensor, seen: int, total: float) -> Decoded:
-    ends, among = torch.stack(trail.ends, 1).cpu(), torch.stack(trail.among, 1).cpu()
+    ends, in_beam = torch.stack(trail.ends, 1).cpu(), torch.stack(trail.in_beam, 1).cpu()
     # Where nothing was dropped all that ends is found.
-    among |= (dropped == -math.inf).cpu()[:, None, None]
-    passed = ends.masked_fill(among, -math.inf).flatten(1).amax(1)
-    ends = ends.masked_fill(~among, -math.inf)
+    in_beam |= (dropped == -math.inf).cpu()[:, None, None]
+    passed = ends.masked_fill(in_beam, -math.inf).flatten(1).amax(1)
+    ends = ends.masked_fill(~in_beam, -math.inf)
     parents, tokens = torch.stack(trail.parents, 1).tolist(), torch.stack(trail.tokens, 1).tolist()
     lengths = torch.arange(1, ends.shape[1] + 1, dtype=torch.float64)[:, None]
     ranks = ends / lengths**options.length_penalty

@@ -235,8 +235,8 @@ def search_rates(decoded: Decoded) -> dict[str, float]:
 
     Returns:
         Shares of all examples: "enumerated", "exact" (at least ARGMAX_EXACT), "single" (one sequence has all
-        probability), "empty" (the best is the empty sequence), "unfinished" (none ended in time); and "mass", the mean
-        probability of the sequences found. NaN of no example.
+        probability), "empty" (the best is the empty sequence), "unfinished" (none that ends in time was found); and
+        "mass", the mean probability of the sequences found. NaN of no example.
     """
     enumerated = [certificate.status is Status.ENUMERATED for certificate in decoded.certificates]
     return {

@@ -11,9 +11,10 @@ from torch.nn import functional
 from ..attention import HeadStatistics, entmax_attention
 from ..attention.formula import allowed, average, probabilities
 from ..attention.inputs import Heads, checked
-from ..core.dropping import Dropout
+from ..core.dropping import dropped
 from ..core.errors import ShapeError
 from .alpha import AlphaLike, alpha_module
+from .dropout import Dropout
 from .mapping import ParameterHolder
 
 
@@ -79,7 +80,7 @@ class MultiheadAttention(nn.MultiheadAttention, ParameterHolder):
         if need_weights:
             with torch.autocast(q.device.type, enabled=False):
                 heads = self._heads(q, k, v, mask, causal)
-                weights = functional.dropout(probabilities(heads, None), dropout)
+                weights = dropped(probabilities(heads, None), dropout)
                 out, weights = average(weights, heads).to(q.dtype), weights.to(q.dtype)
             if average_attn_weights:
                 weights = weights.mean(1)

@@ -10,9 +10,9 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from ..core.dropping import Dropout
 from ..core.errors import ParameterError, ShapeError
 from ..decoding import log_entmax
+from .dropout import Dropout
 from .losses import LinearEntmaxLoss
 
 # Where sequences of a batch are over: no token has this number.

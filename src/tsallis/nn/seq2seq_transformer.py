@@ -7,10 +7,10 @@ import math
 import torch
 from torch import Tensor, nn
 
-from ..core.dropping import Dropout
 from ..core.errors import ParameterError
 from .alpha import AlphaLike
 from .attention import MultiheadAttention, TransformerEncoderLayer
+from .dropout import Dropout
 from .seq2seq import Seq2Seq, embedded
 from .seq2seq_cache import Cache, Memory, room
 

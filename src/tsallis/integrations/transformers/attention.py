@@ -15,6 +15,7 @@ from transformers.masking_utils import sdpa_mask
 from ...attention import entmax_attention
 from ...attention.formula import allowed, average, probabilities
 from ...attention.inputs import checked
+from ...core.dropping import dropped
 from ...core.errors import ParameterError, RegistryError
 from ...nn import Alpha
 from .alphas import NAME, alpha_of, restore
@@ -115,7 +116,7 @@ def attend(
                 query, key, value, attention_mask, dropout, causal, scaling, grouped, alpha, None, None
             ).widened()
             p = probabilities(heads, None)
-            out = average(nn.functional.dropout(p, dropout) if dropout else p, heads).to(query.dtype)
+            out = average(dropped(p, dropout), heads).to(query.dtype)
             if seen is not None:
                 seen.append(Seen(module, p.detach(), allowed(heads)))
             weights = p.to(query.dtype) if others.get("output_attentions") else None

@@ -164,8 +164,9 @@ def certified_search(
     assert made.sequences is not None
     if not all(hypotheses):
         warnings.warn(
-            f"{sum(not each for each in hypotheses)} of {len(hypotheses)} examples have no sequence that ends within "
-            f"{max_length} tokens: their rows are the prompt alone. Raise max_new_tokens or num_beams.",
+            f"For {sum(not each for each in hypotheses)} of {len(hypotheses)} examples the search found no sequence "
+            f"that ends within {max_length} tokens: their rows are the prompt alone. Raise max_new_tokens or num_beams, or "
+            "pass endings='all'.",
             stacklevel=2,
         )
     return made.sequences

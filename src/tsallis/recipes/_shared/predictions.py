@@ -93,7 +93,7 @@ def found(
         return Prediction(
             None,
             certificate=certificate,
-            reason="No sequence ended within the greatest length. Expected one that does. Try a shorter line.",
+            reason="The search found no sequence that ends in time. Expected one. Try a shorter line, or a wider beam.",
         )
     texts: dict[str, float] = {}
     for hypothesis in hypotheses:

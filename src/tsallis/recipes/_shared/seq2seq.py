@@ -44,6 +44,7 @@ class SequenceConfig(RunConfig):
         lr: largest learning rate of Adam.
         warmup: steps over which it rises to that; then it falls to 0 on a line.
         beam: prefixes that a search keeps.
+        endings: which sequences that end it finds, as in `ts.decoding.beam_search`.
         max_length: tokens that it makes of a sequence at most.
         search_batch: sequences searched at once.
     """
@@ -59,6 +60,7 @@ class SequenceConfig(RunConfig):
     lr: float = 1e-3
     warmup: int = 200
     beam: int = 5
+    endings: Literal["beam", "all"] = "beam"
     max_length: int = 60
     search_batch: int = 64
 
@@ -122,7 +124,7 @@ def search(
             start = model.start(batch)
         part = decoding.beam_search(
             model.step, *start, eos=model.eos, beam=config.beam, max_length=config.max_length, n_best=n_best,
-            max_rows=_max_rows(model, config, batch.shape[1]),
+            endings=config.endings, max_rows=_max_rows(model, config, batch.shape[1]),
         )  # fmt: skip
         rows += part.rows
         for i, shown, certificate in zip(positions.tolist(), part.hypotheses, part.certificates, strict=True):

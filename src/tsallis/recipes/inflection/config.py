@@ -20,6 +20,8 @@ class Config(SequenceConfig):
     """
 
     dataset: Literal["made", "sigmorphon2018"] = "made"
+    # What may end is short, and proofs are what this is about.
+    endings: Literal["beam", "all"] = "all"
     languages: list[str] | None = None
     setting: Literal["medium", "high"] = "medium"
     words: int | None = None

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from ...attention import HeadStatistics, entmax_attention
 from ...attention.formula import probabilities
+from ...core.dropping import dropped
 from ...nn import MultiheadAttention
 from ...nn.alpha import AlphaLike, alpha_module
 
@@ -70,7 +71,7 @@ class PatternAttention(MultiheadAttention):
         """As in `MultiheadAttention`, of a sequence that attends to itself, without weights."""
         inside, (q, k, v), mask = self._ready(query, *others, **options)
         dropout = self.dropout if self.training else 0.0
-        fixed = functional.dropout(patterns(inside, self.fixed).to(v.dtype), dropout)
+        fixed = dropped(patterns(inside, self.fixed).to(v.dtype), dropout)
         seen = fixed @ v[:, : self.fixed]
         if self.fixed < self.num_heads:
             free = entmax_attention(q, k, v[:, self.fixed :], mask, dropout, alpha=self.held()["alpha"])
