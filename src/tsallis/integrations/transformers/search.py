@@ -165,8 +165,8 @@ def certified_search(
     if not all(hypotheses):
         warnings.warn(
             f"For {sum(not each for each in hypotheses)} of {len(hypotheses)} examples the search found no sequence "
-            f"that ends within {max_length} tokens: their rows are the prompt alone. Raise max_new_tokens or num_beams, or "
-            "pass endings='all'.",
+            f"that ends within {max_length} tokens: their rows are the prompt alone. Raise max_new_tokens or num_beams,"
+            " or pass endings='all'.",
             stacklevel=2,
         )
     return made.sequences
