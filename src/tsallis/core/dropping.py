@@ -13,9 +13,11 @@ _LEVELS, _LEAST, _A_WORD = 2**16, -(2**15), 4
 
 def dropped(x: Tensor, p: float) -> Tensor:
     """x with entries dropped, as `torch.nn.functional.dropout` in training; other entries where `is_plain` is false."""
+    if not p:
+        return x
     if x.device.type != "cpu" or not is_plain(x):
         return torch.nn.functional.dropout(x, p)
-    return x * factors(x, p) if p else x
+    return x * factors(x, p)
 
 
 def factors(like: Tensor, p: float, generator: torch.Generator | None = None) -> Tensor:

@@ -192,12 +192,13 @@ def _search(options: _Options, start: Tensor, state: State) -> Decoded:
         trail.parents.append(parents)
         trail.tokens.append(chosen)
         trail.ends.append(ends)
-        trail.in_beam.append(_in_beam(options, kept, ends))
+        in_beam = _in_beam(options, kept, ends)
+        trail.in_beam.append(in_beam)
         last = length == options.max_length
         # What is as long as may be cannot end, kept or not.
         if not last:
             dropped = torch.maximum(dropped, lost)
-        found = options.rank(ends.masked_fill(~trail.in_beam[-1], -math.inf), length)
+        found = options.rank(ends.masked_fill(~in_beam, -math.inf), length)
         ranks = torch.cat([ranks, found], 1).topk(options.wanted).values
         best = kept.amax(1)
         # Where nothing was dropped yet the search goes on: it may find all sequences.

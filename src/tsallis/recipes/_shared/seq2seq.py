@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ... import decoding
 from ...core.errors import ParameterError
+from ...decoding.beam import Endings
 from ...losses import entmax_loss
 from ...nn import Seq2Seq, TransformerSeq2Seq
 from ...nn.seq2seq import PADDING
@@ -60,7 +61,7 @@ class SequenceConfig(RunConfig):
     lr: float = 1e-3
     warmup: int = 200
     beam: int = 5
-    endings: Literal["beam", "all"] = "beam"
+    endings: Endings = "beam"
     max_length: int = 60
     search_batch: int = 64
 

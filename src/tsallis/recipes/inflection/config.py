@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from ...decoding.beam import Endings
 from .._shared.seq2seq import SequenceConfig
 
 
@@ -21,7 +22,7 @@ class Config(SequenceConfig):
 
     dataset: Literal["made", "sigmorphon2018"] = "made"
     # What may end is short, and proofs are what this is about.
-    endings: Literal["beam", "all"] = "all"
+    endings: Endings = "all"
     languages: list[str] | None = None
     setting: Literal["medium", "high"] = "medium"
     words: int | None = None
