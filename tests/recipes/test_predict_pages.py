@@ -64,11 +64,12 @@ def test_the_page_shows_every_line_and_obeys_none(run: Path, capsys: pytest.Capt
 )  # fmt: skip
 def test_the_page_says_what_is_proved(status: Status, predicted: bool, words: str, tmp_path: Path) -> None:
     unseen = {Status.UNKNOWN: math.nan, Status.ENUMERATED: -math.inf}.get(status, math.log(0.25))
-    proof = Certificate(status, 2.0, 0.5, unseen, 1)
+    proof = Certificate(status, 2.0, 1, 0.5, unseen, 1)
     with explanations.explanations(tmp_path, "Toy") as page:
         page.add(1, "a", Prediction("b" if predicted else None, -1.0, proof, reason=None if predicted else "None"))
     assert f"<p>{words}</p>" in (tmp_path / "index.html").read_text()
-    assert explanations.proved(Certificate(Status.BOUNDED, 2.0, 0.0, -2000.0, 0), True).endswith("above 2.57654e-869.")
+    far = Certificate(Status.BOUNDED, 2.0, 0, 0.0, -2000.0, 0)
+    assert explanations.proved(far, True).endswith("above 2.57654e-869.")
 
 
 def test_the_page_ends_somewhere(

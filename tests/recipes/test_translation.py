@@ -135,7 +135,7 @@ def test_searches_keep_within_their_memory(
 def test_models_elsewhere_are_given_what_they_explain(monkeypatch: pytest.MonkeyPatch) -> None:
     """A device that has no numbers shows where tensors are."""
     model, seen = ts.nn.LSTMSeq2Seq(5, width=4, layers=1).to("meta"), []
-    proof = Certificate(Status.ENUMERATED, 0.0, 1.0, -math.inf, 1)
+    proof = Certificate(Status.ENUMERATED, 0.0, 1, 1.0, -math.inf, 1)
 
     def align(source: Tensor, target: Tensor) -> Tensor:
         seen.extend([source.device.type, target.device.type])

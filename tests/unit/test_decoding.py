@@ -39,6 +39,7 @@ def test_certificates_are_exactly_the_truth(mapping: str, beam: int, max_length:
         listed = {hypothesis.tokens: hypothesis.log_prob for hypothesis in hypotheses}
         assert listed.items() <= truth.items()
         assert [h.log_prob for h in hypotheses] == _by_score(found)[: len(hypotheses)]
+        assert len(hypotheses) <= certificate.found <= len(found)
         best = max(found.values(), default=-math.inf)
         # No less than the truth.
         if not dropped and not left:
@@ -48,6 +49,7 @@ def test_certificates_are_exactly_the_truth(mapping: str, beam: int, max_length:
         # And no more.
         if certificate.status is Status.ENUMERATED:
             assert listed == truth
+            assert certificate.found == len(truth)
             assert certificate.mass == pytest.approx(1)
         if certificate.exact:
             assert best == max(truth.values())
@@ -92,7 +94,8 @@ def test_exact_search_finds_the_argmax(mapping: str, beam: int, max_length: int,
         assert certificate.exact
         assert (certificate.status is Status.ENUMERATED) <= (listed == truth.keys())
         # What a beam found and does not show is no more probable than what it shows.
-        shown = -math.inf if found is None else min((h.log_prob for h in single.hypotheses[0]), default=-math.inf)
+        hidden = found is not None and found.certificates[example].found > len(found.hypotheses[example])
+        shown = min(h.log_prob for h in single.hypotheses[0]) if hidden else -math.inf
         unseen = max((truth[key] for key in truth.keys() - listed), default=-math.inf)
         assert unseen <= max(certificate.unseen, shown)
         assert single.rows <= len(prefixes)

@@ -141,6 +141,17 @@ def test_search_rates() -> None:
     assert all(math.isnan(rate) for rate in metrics.search_rates(nothing).values())
 
 
+@pytest.mark.parametrize("n_best", [1, None])
+def test_one_of_several_sequences_is_not_single_though_others_are_not_shown(n_best: int | None) -> None:
+    scores = torch.tensor([[0.5, 0.3, 0.2], [1, 0, 0], [1, 0, 0]]).log()
+    found = beam_search(
+        lambda tokens, state: (scores[tokens], state), torch.tensor([0]), eos=0, beam=2, max_length=3, n_best=n_best
+    )
+    assert found.certificates[0].found == 3
+    rates = metrics.search_rates(found)
+    assert (rates["enumerated"], rates["single"]) == (1, 0)
+
+
 def test_support_rates_count_token_by_token(model) -> None:
     p, target, gold = model
     p, target = p.view(20, 10, 30), target.view(20, 10)

@@ -47,7 +47,7 @@ def json_object(number: int, prediction: Prediction) -> str:
     certificate = None
     if proof is not None:
         numbers = {key: _finite(getattr(proof, key)) for key in ("gap", "mass", "unseen")}
-        certificate = {"status": proof.status.name, **numbers, "proven": proof.proven}
+        certificate = {"status": proof.status.name, **numbers, "found": proof.found, "proven": proof.proven}
     known = prediction.text is not None
     value = {
         "line": number,

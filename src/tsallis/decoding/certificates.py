@@ -36,6 +36,7 @@ class Certificate:
         status: what is proved.
         gap: nats by which an unseen sequence may exceed the best found: 0 where the best is exact, inf where none was
             found and one may exist, NaN where the status is UNKNOWN.
+        found: how many sequences were found, also those beyond the few that were asked for.
         mass: the probability of all sequences found.
         unseen: log-probability that no unseen sequence exceeds; -inf where all are found, NaN where UNKNOWN.
         proven: how many leading sequences of the result are proved to be the most probable ones, in their order.
@@ -43,6 +44,7 @@ class Certificate:
 
     status: Status
     gap: float
+    found: int
     mass: float
     unseen: float
     proven: int
@@ -61,19 +63,19 @@ def certify(found: list[float], remaining: float, total: float, shown: int) -> C
     remaining is the log-probability of the most probable prefix dropped or left open, total what the probabilities of
     all sequences add up to at most: 1 but for rounding.
     """
-    mass = math.fsum(map(math.exp, found))
+    mass, count = math.fsum(map(math.exp, found)), len(found)
     if remaining == -math.inf:
-        return Certificate(Status.ENUMERATED, 0.0, mass, -math.inf, shown)
+        return Certificate(Status.ENUMERATED, 0.0, count, mass, -math.inf, shown)
     left = total - mass
     # No mass left but a prefix of some: the probabilities add up to more than is known, and only the prefixes bound.
     unseen = min(remaining, math.log(left)) if left > 0 else remaining
     best = found[0] if found else -math.inf
     proven = min(shown, sum(score >= unseen for score in found))
     if best >= unseen:
-        return Certificate(Status.ARGMAX_EXACT, 0.0, mass, unseen, proven)
-    return Certificate(Status.BOUNDED, unseen - best, mass, unseen, proven)
+        return Certificate(Status.ARGMAX_EXACT, 0.0, count, mass, unseen, proven)
+    return Certificate(Status.BOUNDED, unseen - best, count, mass, unseen, proven)
 
 
 def voided(certificate: Certificate) -> Certificate:
-    """The certificate of the same sequences where its bounds do not hold: only their mass is known."""
+    """The certificate of the same sequences where its bounds do not hold: only their number and mass are known."""
     return replace(certificate, status=Status.UNKNOWN, gap=math.nan, unseen=math.nan, proven=0)

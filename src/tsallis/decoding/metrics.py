@@ -239,10 +239,11 @@ def search_rates(decoded: Decoded) -> dict[str, float]:
         "mass", the mean probability of the sequences found. NaN of no example.
     """
     enumerated = [certificate.status is Status.ENUMERATED for certificate in decoded.certificates]
+    single = [certificate.found == 1 for certificate in decoded.certificates]
     return {
         "enumerated": _share(enumerated),
         "exact": _share([certificate.exact for certificate in decoded.certificates]),
-        "single": _share([every and len(h) == 1 for every, h in zip(enumerated, decoded.hypotheses, strict=True)]),
+        "single": _share([every and one for every, one in zip(enumerated, single, strict=True)]),
         "empty": _share([best is not None and len(best.tokens) == 1 for best in decoded.best]),
         "unfinished": _share([best is None for best in decoded.best]),
         "mass": _share([certificate.mass for certificate in decoded.certificates]),
