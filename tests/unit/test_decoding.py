@@ -94,8 +94,8 @@ def test_exact_search_finds_the_argmax(mapping: str, beam: int, max_length: int,
         assert certificate.exact
         assert (certificate.status is Status.ENUMERATED) <= (listed == truth.keys())
         # What a beam found and does not show is no more probable than what it shows.
-        hidden = found is not None and found.certificates[example].found > len(found.hypotheses[example])
-        shown = min(h.log_prob for h in single.hypotheses[0]) if hidden else -math.inf
+        kept = found is not None and certificate is found.certificates[example]
+        shown = min(h.log_prob for h in single.hypotheses[0]) if kept else -math.inf
         unseen = max((truth[key] for key in truth.keys() - listed), default=-math.inf)
         assert unseen <= max(certificate.unseen, shown)
         assert single.rows <= len(prefixes)

@@ -243,7 +243,6 @@ class _Search:
 
     def run(self, start: Tensor, state: State, before: Certificate | None) -> tuple[list[Hypothesis], Certificate]:
         """All sequences found, and the certificate; before is that of the known ones."""
-        shown, least = len(self.known), min(self.known.values(), default=-math.inf)
         self.best = max(self.known.values(), default=-math.inf)
         self.expand([_Prefix(0.0, (), state, 0)], start)
         while prefixes := self.frontier.pop(self.allowed()):
@@ -253,9 +252,9 @@ class _Search:
                 self.expand(wanted, start.new_tensor([prefix.tokens[-1] for prefix in wanted]))
         remaining = max(self.cut, self.frontier.highest())
         if before is not None and not math.isnan(before.unseen):
-            # Of what the search before found, only the best may have been shown.
-            hidden = least if before.found > shown else -math.inf
-            remaining = min(remaining, max(before.unseen, hidden))
+            # What the search before found and did not show is less probable than its best, which was below its bound:
+            # examples whose best is exact are not searched.
+            remaining = min(remaining, before.unseen)
         ranked = sorted(self.known.items(), key=lambda item: (-item[1], item[0]))
         total = math.prod(self.most.values())
         certificate = certify([log_prob for _, log_prob in ranked], remaining, total, len(ranked))
