@@ -238,15 +238,13 @@ def search_rates(decoded: Decoded) -> dict[str, float]:
         probability), "empty" (the best is the empty sequence), "unfinished" (none that ends in time was found); and
         "mass", the mean probability of the sequences found. NaN of no example.
     """
-    enumerated = [certificate.status is Status.ENUMERATED for certificate in decoded.certificates]
-    single = [certificate.found == 1 for certificate in decoded.certificates]
     return {
-        "enumerated": _share(enumerated),
-        "exact": _share([certificate.exact for certificate in decoded.certificates]),
-        "single": _share([every and one for every, one in zip(enumerated, single, strict=True)]),
+        "enumerated": _share([c.status is Status.ENUMERATED for c in decoded.certificates]),
+        "exact": _share([c.exact for c in decoded.certificates]),
+        "single": _share([c.status is Status.ENUMERATED and c.found == 1 for c in decoded.certificates]),
         "empty": _share([best is not None and len(best.tokens) == 1 for best in decoded.best]),
         "unfinished": _share([best is None for best in decoded.best]),
-        "mass": _share([certificate.mass for certificate in decoded.certificates]),
+        "mass": _share([c.mass for c in decoded.certificates]),
     }
 
 
