@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..core.errors import ParameterError
-from .certificates import Certificate, certify, voided
+from .certificates import Certificate, bounded, certify, voided
 from .steps import Hypothesis, State, Step, advance, check_search, check_start, select
 
 # Which sequences that end are found.
@@ -273,7 +273,7 @@ def _results(options: _Options, trail: _Trail, dropped: Tensor, remaining: Tenso
             for (at, slot), log_prob, score in zip(places[:shown], found, scores[ended].tolist(), strict=False)
         ]
         hypotheses.append(listed)
-        proof = certify(found, bound, total, len(listed))
+        proof = certify(found, bounded(found, bound, total), len(listed))
         certificates.append(proof if options.bounds else voided(proof))
     return Decoded(hypotheses, certificates, seen)
 

@@ -58,17 +58,24 @@ class Certificate:
         return f"BOUNDED({self.gap:.3g})" if self.status is Status.BOUNDED else self.status.name
 
 
-def certify(found: list[float], remaining: float, total: float, shown: int) -> Certificate:
-    """The certificate of sequences with log-probabilities found, the best first, of which that many are shown;
-    remaining is the log-probability of the most probable prefix dropped or left open, total what the probabilities of
-    all sequences add up to at most: 1 but for rounding.
+def bounded(found: list[float], remaining: float, total: float) -> float:
+    """Log-probability that no sequence exceeds but those with log-probabilities found.
+
+    remaining is that of the most probable prefix dropped or left open, total what the probabilities of all sequences
+    add up to at most, 1 but for rounding, so far as the steps at which the found ones ended are known.
+    """
+    left = total - math.fsum(map(math.exp, found))
+    # No mass left but a prefix of some: the probabilities add up to more than is known, and only the prefixes bound.
+    return min(remaining, math.log(left)) if left > 0 else remaining
+
+
+def certify(found: list[float], unseen: float, shown: int) -> Certificate:
+    """The certificate of sequences with log-probabilities found, the best first, of which that many are shown; unseen
+    is what no other exceeds, -inf if there is none.
     """
     mass, count = math.fsum(map(math.exp, found)), len(found)
-    if remaining == -math.inf:
-        return Certificate(Status.ENUMERATED, 0.0, count, mass, -math.inf, shown)
-    left = total - mass
-    # No mass left but a prefix of some: the probabilities add up to more than is known, and only the prefixes bound.
-    unseen = min(remaining, math.log(left)) if left > 0 else remaining
+    if unseen == -math.inf:
+        return Certificate(Status.ENUMERATED, 0.0, count, mass, unseen, shown)
     best = found[0] if found else -math.inf
     proven = min(shown, sum(score >= unseen for score in found))
     if best >= unseen:

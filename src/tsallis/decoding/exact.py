@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..core.errors import ParameterError
 from .beam import Decoded
-from .certificates import Certificate, certify
+from .certificates import Certificate, bounded, certify
 from .steps import Hypothesis, State, Step, advance, check_search, check_start, join, select
 
 Order = Literal["best", "depth"]
@@ -224,7 +224,8 @@ class _Search:
     """The search of one example.
 
     Attributes:
-        known: sequences found so far with their log-probabilities.
+        known: sequences found so far with their log-probabilities, also by the search before.
+        met: log-probabilities of those that ended at a step of this search.
         cut: log-probability of the most probable prefix that was cut.
         most: what the probabilities of a row of each length add up to at most.
     """
@@ -239,6 +240,7 @@ class _Search:
     best: float = field(init=False)
     cut: float = -math.inf
     rows: int = 0
+    met: list[float] = field(default_factory=list)
     most: dict[int, float] = field(default_factory=dict)
 
     def run(self, start: Tensor, state: State, before: Certificate | None) -> tuple[list[Hypothesis], Certificate]:
@@ -250,14 +252,14 @@ class _Search:
             self.cut = max([self.cut, *(prefix.log_prob for prefix in prefixes if prefix.log_prob <= self.best)])
             if wanted:
                 self.expand(wanted, start.new_tensor([prefix.tokens[-1] for prefix in wanted]))
-        remaining = max(self.cut, self.frontier.highest())
+        # Sums are known of the steps that were taken here: what was known before and not met again ended at others.
+        unseen = bounded(self.met, max(self.cut, self.frontier.highest()), math.prod(self.most.values()))
         if before is not None and not math.isnan(before.unseen):
             # What the search before found and did not show is less probable than its best, which was below its bound:
             # examples whose best is exact are not searched.
-            remaining = min(remaining, before.unseen)
+            unseen = min(unseen, before.unseen)
         ranked = sorted(self.known.items(), key=lambda item: (-item[1], item[0]))
-        total = math.prod(self.most.values())
-        certificate = certify([log_prob for _, log_prob in ranked], remaining, total, len(ranked))
+        certificate = certify([log_prob for _, log_prob in ranked], unseen, len(ranked))
         return [Hypothesis(tokens, log_prob, log_prob) for tokens, log_prob in ranked], certificate
 
     def allowed(self) -> int:
@@ -272,6 +274,7 @@ class _Search:
         totals = scores.double() + before.to(scores.device)[:, None]
         for prefix, log_prob in zip(prefixes, totals[:, self.eos].tolist(), strict=True):
             if log_prob > -math.inf:
+                self.met.append(log_prob)
                 # A model may round otherwise in another batch: a sequence that was known before keeps its better value.
                 sequence = (*prefix.tokens, self.eos)
                 self.known[sequence] = max(log_prob, self.known.get(sequence, -math.inf))
