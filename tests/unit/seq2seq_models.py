@@ -11,6 +11,7 @@ from torch import Tensor
 import tsallis as ts
 from tsallis.nn.seq2seq import PADDING
 
+KINDS = ["lstm", "transformer"]
 WORDS = 9
 # Alphas of attention: 0 stands for a tensor.
 ALPHAS: list[Any] = [1.0, 1.2, 1.5, 2.0, "learn", 0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import pickle
 from typing import Any
 
@@ -16,9 +17,8 @@ from tsallis.decoding import Decoded, beam_search, exact_search, sample
 from tsallis.nn import seq2seq_lstm, seq2seq_transformer
 from tsallis.nn.seq2seq import PADDING
 
-from .seq2seq_models import ALPHAS, WORDS, again, before, drawn, made
+from .seq2seq_models import ALPHAS, KINDS, WORDS, again, before, drawn, made
 
-KINDS = ["lstm", "transformer"]
 SOURCE = [4, 7, 1, 5]
 TARGET = [6, 2, 4, 1]
 
@@ -348,11 +348,19 @@ def test_what_is_no_pair_is_refused(kind: str) -> None:
         if target is good:
             with pytest.raises(error, match=message):
                 model.start(source)
+    with pytest.raises(ParameterError, match=r"in training.*model\.eval"):
+        model.train().start(good)
 
 
 @pytest.mark.parametrize(
     "options",
-    [{"eos": WORDS}, {"eos": -1}, {"target_vocabulary": 3, "eos": 3}, {"width": 7}, {"layers": 0}, {"heads": 3}],
+    [
+        *({"eos": eos} for eos in (WORDS, -1, 1.5, True)),
+        *({"output": alpha} for alpha in (ts.nn.Alpha(), "learn", nn.Parameter(torch.tensor(1.5)), 0, -1.0, math.nan)),
+        *({"attention": alpha} for alpha in ("sparse", -1.0, math.nan, None)),
+        *({"label_smoothing": share} for share in (3, None)),
+        *({"target_vocabulary": 3, "eos": 3}, {"width": 7}, {"layers": 0}, {"heads": 3}),
+    ],
 )
 def test_models_that_cannot_be_are_refused(options: dict[str, Any]) -> None:
     for kind in KINDS:

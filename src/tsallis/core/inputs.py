@@ -8,7 +8,7 @@ from typing import TypeGuard
 import torch
 from torch import Tensor
 
-from .errors import ShapeError
+from .errors import ParameterError, ShapeError
 
 
 def is_number(value: object) -> TypeGuard[float]:
@@ -20,6 +20,17 @@ def is_number(value: object) -> TypeGuard[float]:
 def is_integer(value: object) -> TypeGuard[int]:
     """Whether the value is a Python integer, or one of numpy."""
     return not isinstance(value, bool) if isinstance(value, int) else isinstance(value, numbers.Integral)
+
+
+def constant_alpha(alpha: object) -> float:
+    """A number in [0, inf), also in a tensor that is not learned, as a float."""
+    if isinstance(alpha, Tensor) and alpha.numel() == 1 and not alpha.requires_grad:
+        alpha = alpha.item()
+    if not (is_number(alpha) and 0 <= alpha < float("inf")):
+        raise ParameterError(
+            f"alpha={alpha!r}", "a number in [0, inf)", "Pass the alpha that the model is, or was, trained with"
+        )
+    return float(alpha)
 
 
 def check_tensor(value: object, what: str) -> Tensor:

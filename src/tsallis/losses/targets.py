@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..core.errors import ParameterError, ShapeError
-from ..core.inputs import check_scores, check_tensor, is_integer, is_number
+from ..core.inputs import check_scores, check_tensor, constant_alpha, is_integer, is_number
 
 Reduction = Literal["mean", "sum", "none"]
 
@@ -37,6 +37,24 @@ def some_class(rows: Tensor) -> Tensor:
     if rows.shape[-1] == 0:
         raise ShapeError(f"Scores of shape {tuple(rows.shape)}, classes last", "at least one class", "Check dim")
     return rows
+
+
+def fixed_alpha(alpha: object) -> float:
+    """A number above 0: a loss cannot choose its own alpha."""
+    if isinstance(alpha, nn.Module):
+        learned = any(p.requires_grad for p in alpha.parameters())
+        alpha = alpha if learned else alpha().detach()
+    if isinstance(alpha, nn.Module) or (
+        alpha.requires_grad if isinstance(alpha, Tensor) else isinstance(alpha, str) and alpha == "learn"
+    ):
+        raise ParameterError(
+            "an alpha of a loss that is learned", "a number: the loss falls as alpha rises, whatever the scores are",
+            "Choose it by what the model is for; alphas of attention can be learned",
+        )  # fmt: skip
+    number = constant_alpha(alpha)
+    if not number:
+        raise ParameterError("alpha=0", "a number above 0: at 0 the loss is not finite", "Pass 1 for cross-entropy")
+    return number
 
 
 def smoothing_amount(label_smoothing: object) -> float:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.errors import ParameterError
+from ..core.inputs import constant_alpha
 from ..core.mapping import HALF
 
 # What a learned alpha starts from.
@@ -64,9 +65,11 @@ class Alpha(nn.Module):
 def alpha_module(
     alpha: AlphaLike, shape: tuple[int, ...], device: Any = None, dtype: Any = None
 ) -> float | Tensor | nn.Module:
-    """Alpha as it was given; for "learn", one of the shape that is learned in (1, 2), from 1.5."""
-    if not isinstance(alpha, str):
+    """Alpha as it was given, numbers checked; for "learn", one of the shape that is learned in (1, 2), from 1.5."""
+    if isinstance(alpha, Tensor | nn.Module):
         return alpha
+    if not isinstance(alpha, str):
+        return constant_alpha(alpha)
     if alpha != "learn":
         raise ParameterError(f"alpha={alpha!r}", 'a number, a tensor, a module, or "learn"', "Choose one")
     return Alpha(START, shape).to(device=device, dtype=dtype)

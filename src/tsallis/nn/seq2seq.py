@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from ..core.errors import ParameterError, ShapeError
+from ..core.inputs import is_integer
 from ..decoding import log_entmax
+from ..losses.targets import fixed_alpha, smoothing_amount
 from .dropout import Dropout
 from .losses import LinearEntmaxLoss
 
@@ -31,7 +33,8 @@ class Seq2Seq(nn.Module, ABC):
         target_vocabulary: tokens of the target; None where both sides share tokens, embeddings and output layer.
         width: of embeddings and hidden states.
         dropout: share of inputs and states that training drops.
-        output_alpha: of the output's entmax, above 0: 1 is softmax with cross-entropy, 2 sparsemax with its loss.
+        output_alpha: of the output's entmax, a number above 0: 1 is softmax with cross-entropy, 2 sparsemax with its
+            loss.
         label_smoothing: of the loss, as in `ts.entmax_loss`.
         eos: the token that ends a sequence.
     """
@@ -48,20 +51,21 @@ class Seq2Seq(nn.Module, ABC):
     ) -> None:
         super().__init__()
         words = source_vocabulary if target_vocabulary is None else target_vocabulary
-        if not 0 <= eos < min(source_vocabulary, words):
+        if not is_integer(eos) or not 0 <= eos < min(source_vocabulary, words):
             raise ParameterError(
                 f"eos = {eos}",
                 f"a token of both vocabularies, below {min(source_vocabulary, words)}",
                 "Give the end of a sequence one number on both sides",
             )
-        self.eos, self.output_alpha = eos, output_alpha
+        self.eos, self.width, self.output_alpha = int(eos), width, fixed_alpha(output_alpha)
         self.target = nn.Embedding(words, width)
         nn.init.normal_(self.target.weight, std=width**-0.5)
         shared = target_vocabulary is None
         self.source = self.target if shared else nn.Embedding(source_vocabulary, width)
         self.output = LinearEntmaxLoss(
-            width, words, output_alpha, bias=True, weight=cast(nn.Parameter, self.target.weight) if shared else None,
-            ignore_index=PADDING, label_smoothing=label_smoothing,
+            width, words, self.output_alpha, bias=True, ignore_index=PADDING,
+            weight=cast(nn.Parameter, self.target.weight) if shared else None,
+            label_smoothing=smoothing_amount(label_smoothing),
         )  # fmt: skip
         self.dropout = Dropout(dropout)
 
@@ -70,8 +74,8 @@ class Seq2Seq(nn.Module, ABC):
         """(B, T, width) states from which the token after each of the prefix (B, T) is predicted."""
 
     @abstractmethod
-    def start(self, source: Tensor) -> tuple[Tensor, Any]:
-        """The token that targets begin after (B,), and the state before it: what searches and `step` start from."""
+    def _start(self, source: Tensor) -> Any:
+        """The state before the first token of a target."""
 
     @abstractmethod
     def _step(self, tokens: Tensor, state: Any) -> tuple[Tensor, Any]:
@@ -80,6 +84,10 @@ class Seq2Seq(nn.Module, ABC):
     @abstractmethod
     def _aligned(self, source: Tensor, prefix: Tensor) -> Tensor:
         """(B, T, S) weights of the source along a prefix, mean over heads."""
+
+    @abstractmethod
+    def _kept(self, beam: int, max_length: int, source_length: int) -> int:
+        """How many numbers a state holds of a beam for one source, at most."""
 
     @torch.no_grad()
     def align(self, source: Tensor, target: Tensor) -> Tensor:
@@ -108,12 +116,48 @@ class Seq2Seq(nn.Module, ABC):
         """Natural logarithms of the output's probabilities, -inf for exact zeros only; half precision is widened."""
         return log_entmax(scores, self.output_alpha)
 
+    def start(self, source: Tensor) -> tuple[Tensor, Any]:
+        """The token that targets begin after (B,), and the state before it: what searches and `step` start from."""
+        if self.training:
+            raise ParameterError(
+                f"a {type(self).__name__} in training", "one in evaluation: dropout makes other scores each time",
+                "Call model.eval() before",
+            )  # fmt: skip
+        return source.new_full((len(source),), self.eos), self._start(self._checked(source, "source"))
+
     def step(self, tokens: Tensor, state: Any) -> tuple[Tensor, Any]:
         """One step of a search (`ts.decoding`): log-probabilities (R, V) of what follows the tokens (R,), and the state
         after them.
         """
         hidden, state = self._step(tokens, state)
         return self.log_probs(self.output.scores(hidden)), state
+
+    def max_rows(self, limit: int, *, beam: int, max_length: int, source_length: int) -> int:
+        """How many prefixes a beam search may run at once so that what it keeps of them stays below a limit.
+
+        Args:
+            limit: bytes of states, of keys and values for example, while they are copied, too. Not counted is what
+                `start` returned for all sources, nor what a step computes between.
+            beam, max_length: of the search.
+            source_length: tokens of a source at most.
+
+        Returns:
+            `max_rows` of `ts.decoding.beam_search`, a multiple of the beam. What is kept is mostly less: a source is
+            kept once for all of its prefixes, and by a Transformer so are tokens that prefixes have in common.
+
+        Raises:
+            ParameterError: the limit is too low for one sequence.
+
+        Example:
+            >>> import tsallis as ts
+            >>> model = ts.nn.TransformerSeq2Seq(9, width=8, layers=1, heads=2, feedforward=16)
+            >>> model.max_rows(2**20, beam=5, max_length=60, source_length=30)
+            85
+        """
+        each = 2 * self._kept(beam, max_length, source_length) * self.target.weight.element_size()
+        if limit < each:
+            raise ParameterError(f"limit = {limit}", f"the {each} bytes of one beam or more", "Raise it, or lower beam")
+        return limit // each * beam
 
     def _both(self, source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         self._checked(source, "source")

@@ -102,8 +102,7 @@ class Cache:
     def before_all(cls, memory: Memory) -> Cache:
         """That of one empty prefix for each source."""
         rows, device = len(memory.keep), memory.keep.device
-        grid = Grid(torch.arange(rows, device=device), rows)
-        return cls(memory, grid, torch.zeros(rows, 0, dtype=torch.bool, device=device))
+        return cls(memory, Grid.apart(rows, device), torch.zeros(rows, 0, dtype=torch.bool, device=device))
 
     @property
     def bytes(self) -> int:
@@ -114,15 +113,14 @@ class Cache:
 
     def select(self, rows: Tensor) -> Cache:
         """The state of the given rows, which may repeat. Groups without any are left out once they are half of all."""
-        group = self.grid.group.index_select(0, rows)
-        chosen = replace(self, grid=Grid(group, self.grid.count), path=self.path.index_select(0, rows))
-        grid = chosen.grid
+        grid = self.grid.select(rows)
+        chosen = replace(self, grid=grid, path=self.path.index_select(0, rows))
         # Many prefixes that start together are draws: they will have little in common.
         parts = -(-grid.most // MOST) if self.nodes is None else 1
-        if parts == 1 and 2 * int((grid.sizes > 0).sum()) > grid.count:
+        if parts == 1 and not grid.half_empty:
             return chosen
         parts = max(1, parts)
-        present, group = (group * parts + grid.within % parts).unique(return_inverse=True)
+        present, group = (grid.group * parts + grid.within % parts).unique(return_inverse=True)
         return chosen._regrouped(present // parts, Grid(group, len(present)))
 
     def join(self, others: Sequence[Cache]) -> Cache:
@@ -132,11 +130,7 @@ class Cache:
             raise ParameterError(
                 f"states of prefixes of {sorted(lengths)} tokens", "prefixes of one length", "Join those of each length"
             )
-        firsts, count = [], 0
-        for cache in every:
-            firsts.append(cache.grid.group + count)
-            count += cache.grid.count
-        grid, memory = Grid(torch.cat(firsts), count), self.memory.join([cache.memory for cache in others])
+        grid, memory = Grid.joined([x.grid for x in every]), self.memory.join([cache.memory for cache in others])
         live = [cache._live() for cache in every]
         used = max(columns.shape[1] for columns, _ in live)
         path = torch.cat([functional.pad(path, (0, used - path.shape[1])) for _, path in live])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 
 import torch
@@ -18,6 +19,29 @@ class Grid:
 
     def __init__(self, group: Tensor, count: int) -> None:
         self.group, self.count = group, count
+
+    @classmethod
+    def apart(cls, rows: int, device: torch.device) -> Grid:
+        """Each row a group of its own."""
+        return cls(torch.arange(rows, device=device), rows)
+
+    @classmethod
+    def joined(cls, grids: Sequence[Grid]) -> Grid:
+        """The groups of all, one grid's after the other's."""
+        groups, count = [], 0
+        for grid in grids:
+            groups.append(grid.group + count)
+            count += grid.count
+        return cls(torch.cat(groups), count)
+
+    def select(self, rows: Tensor) -> Grid:
+        """That of the given rows, which may repeat; groups may have none then."""
+        return Grid(self.group.index_select(0, rows), self.count)
+
+    @cached_property
+    def half_empty(self) -> bool:
+        """Whether half of the groups or more have no row: time to leave them out."""
+        return 2 * int((self.sizes > 0).sum()) <= self.count
 
     @cached_property
     def sizes(self) -> Tensor:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from ..core.errors import ParameterError
@@ -11,9 +15,46 @@ from ..mappings import entmax
 from .alpha import AlphaLike, alpha_module
 from .mapping import ParameterHolder
 from .seq2seq import Seq2Seq, embedded
+from .seq2seq_grid import Grid
 
-# What a decoder knows before a token: rows are prefixes.
-State = dict[str, Tensor]
+
+@dataclass(frozen=True)
+class State:
+    """What a decoder knows of R prefixes, in groups of one source each.
+
+    Attributes:
+        memory: (G, S, width) states of the encoder.
+        keep: (G, S) False where sources are padding.
+        grid: the groups of prefixes.
+        h, c: (R, layers, width) of the decoder.
+        feed: (R, width) what the last token was predicted from.
+    """
+
+    memory: Tensor
+    keep: Tensor
+    grid: Grid
+    h: Tensor
+    c: Tensor
+    feed: Tensor
+
+    def select(self, rows: Tensor) -> State:
+        """The state of the given rows, which may repeat. Groups without any are left out once they are half of all."""
+        grid, (h, c, feed) = self.grid.select(rows), (x.index_select(0, rows) for x in (self.h, self.c, self.feed))
+        chosen = replace(self, grid=grid, h=h, c=c, feed=feed)
+        if not grid.half_empty:
+            return chosen
+        present, group = grid.group.unique(return_inverse=True)
+        memory, keep = (x.index_select(0, present) for x in (self.memory, self.keep))
+        return replace(chosen, memory=memory, keep=keep, grid=Grid(group, len(present)))
+
+    def join(self, others: Sequence[State]) -> State:
+        """This state's rows followed by those of the others."""
+        every = (self, *others)
+        length = max(x.keep.shape[1] for x in every)
+        memory = torch.cat([functional.pad(x.memory, (0, 0, 0, length - x.memory.shape[1])) for x in every])
+        keep = torch.cat([functional.pad(x.keep, (0, length - x.keep.shape[1])) for x in every])
+        h, c, feed = (torch.cat(part) for part in zip(*((x.h, x.c, x.feed) for x in every), strict=True))
+        return State(memory, keep, Grid.joined([x.grid for x in every]), h, c, feed)
 
 
 class LSTMSeq2Seq(Seq2Seq, ParameterHolder):
@@ -76,9 +117,11 @@ class LSTMSeq2Seq(Seq2Seq, ParameterHolder):
     def _aligned(self, source: Tensor, prefix: Tensor) -> Tensor:
         return self._teach(source, prefix)[1]
 
-    def start(self, source: Tensor) -> tuple[Tensor, State]:
-        state = self._encoded(self._checked(source, "source"))
-        return source.new_full((len(source),), self.eos), state
+    def _start(self, source: Tensor) -> State:
+        return self._encoded(source)
+
+    def _kept(self, beam: int, max_length: int, source_length: int) -> int:
+        return self.width * (source_length + beam * (2 * len(self.cells) + 1))
 
     def _step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
         return self._next(embedded(self.target, tokens), state)[:2]
@@ -94,7 +137,7 @@ class LSTMSeq2Seq(Seq2Seq, ParameterHolder):
         memory, _ = pad_packed_sequence(states, batch_first=True, total_length=source.shape[1])
         # (layers * 2, B, width / 2) to one row an example: (B, layers, width).
         h, c = (x.unflatten(0, (-1, 2)).permute(2, 0, 1, 3).flatten(2) for x in (h, c))
-        return {"memory": memory, "keep": keep, "h": h, "c": c, "feed": torch.zeros_like(h[:, 0])}
+        return State(memory, keep, Grid.apart(len(source), source.device), h, c, torch.zeros_like(h[:, 0]))
 
     def _teach(self, source: Tensor, prefix: Tensor) -> tuple[Tensor, Tensor]:
         """States (B, T, width) and attention (B, T, S) along given prefixes."""
@@ -109,14 +152,15 @@ class LSTMSeq2Seq(Seq2Seq, ParameterHolder):
 
     def _next(self, token: Tensor, state: State) -> tuple[Tensor, State, Tensor]:
         """The state after embedded tokens (R, width), what is predicted from, and attention (R, S)."""
-        memory, x = state["memory"], torch.cat([token, state["feed"]], 1)
+        memory, grid, x = state.memory, state.grid, torch.cat([token, state.feed], 1)
         h, c = [], []
         for i, cell in enumerate(self.cells):
-            x, cells = cell(x if i == 0 else self.dropout(x), (state["h"][:, i], state["c"][:, i]))
+            x, cells = cell(x if i == 0 else self.dropout(x), (state.h[:, i], state.c[:, i]))
             h.append(x)
             c.append(cells)
-        scores = (memory @ self.query(x)[:, :, None]).squeeze(2)
-        weights = entmax(scores, self.held()["attention_alpha"], mask=state["keep"])
-        context = (weights[:, None] @ memory).squeeze(1)
+        # Of each group what its source was read as, and its queries: (G, W, S).
+        scores = (memory @ grid.put(self.query(x)).transpose(1, 2)).transpose(1, 2)
+        weights = entmax(scores, self.held()["attention_alpha"], mask=state.keep[:, None])
+        context, weights = grid.take(weights @ memory), grid.take(weights)
         out = self.dropout(torch.tanh(self.combine(torch.cat([x, context], 1))))
-        return out, {**state, "h": torch.stack(h, 1), "c": torch.stack(c, 1), "feed": out}, weights
+        return out, replace(state, h=torch.stack(h, 1), c=torch.stack(c, 1), feed=out), weights

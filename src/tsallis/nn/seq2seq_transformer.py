@@ -64,7 +64,6 @@ class TransformerSeq2Seq(Seq2Seq):
                 f"width = {width}, heads = {heads}, layers = {layers}",
                 "an even width that is a multiple of the heads, and at least one layer", "Change them",
             )  # fmt: skip
-        self.width = width
         self.encoder = nn.ModuleList(
             TransformerEncoderLayer(
                 width, heads, feedforward, dropout, batch_first=True, norm_first=True, alpha=attention_alpha
@@ -98,11 +97,10 @@ class TransformerSeq2Seq(Seq2Seq):
         return x, weights
 
     @torch.no_grad()
-    def start(self, source: Tensor) -> tuple[Tensor, Cache]:
-        memory = self.encoded(self._checked(source, "source"))
+    def _start(self, source: Tensor) -> Cache:
+        memory = self.encoded(source)
         keys = [layer.cross_attention.projected_memory(memory) for layer in self._layers()]
-        cache = Cache.before_all(Memory(keys, source >= 0))
-        return source.new_full((len(source),), self.eos), cache
+        return Cache.before_all(Memory(keys, source >= 0))
 
     @torch.no_grad()
     def step(self, tokens: Tensor, state: Cache) -> tuple[Tensor, Cache]:
@@ -114,33 +112,8 @@ class TransformerSeq2Seq(Seq2Seq):
             x = layer.step(x, state, i)
         return self.decoder_norm(x), state
 
-    def max_rows(self, limit: int, *, beam: int, max_length: int, source_length: int) -> int:
-        """How many prefixes a beam search may run at once so that what it keeps of them stays below a limit.
-
-        Args:
-            limit: bytes of keys and values, while they are copied to where there is more room, too. Not counted is what
-                `start` returned for all sources, nor what a step computes between.
-            beam, max_length: of the search.
-            source_length: tokens of a source at most.
-
-        Returns:
-            `max_rows` of `ts.decoding.beam_search`, a multiple of the beam. What is kept is mostly less: tokens that
-            prefixes have in common are kept once.
-
-        Raises:
-            ParameterError: the limit is too low for one sequence.
-
-        Example:
-            >>> import tsallis as ts
-            >>> model = ts.nn.TransformerSeq2Seq(9, width=8, layers=1, heads=2, feedforward=16)
-            >>> model.max_rows(2**20, beam=5, max_length=60, source_length=30)
-            85
-        """
-        numbers = 2 * len(self.decoder) * self.width * (source_length + room(beam * max_length, beam))
-        each = 2 * numbers * self.target.weight.element_size()
-        if limit < each:
-            raise ParameterError(f"limit = {limit}", f"the {each} bytes of one beam or more", "Raise it, or lower beam")
-        return limit // each * beam
+    def _kept(self, beam: int, max_length: int, source_length: int) -> int:
+        return 2 * len(self.decoder) * self.width * (source_length + room(beam * max_length, beam))
 
     def _layers(self) -> list[DecoderLayer]:
         return list(self.decoder)  # pyright: ignore[reportReturnType]

@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList
 
 from ...core.errors import ParameterError
-from ...core.inputs import is_number
+from ...core.inputs import constant_alpha
 from ...decoding import log_entmax
 
 # What else than entmax may choose among tokens, and the values at which each does nothing. Processors of some are added
@@ -32,17 +32,6 @@ OTHER_SEARCHES: dict[str, Any] = {
 }  # fmt: skip
 # A beam search of `generate` that ranks by probability, and stops where no prefix can exceed what it found.
 BY_PROBABILITY: dict[str, Any] = {"length_penalty": 0.0, "early_stopping": "never"}
-
-
-def checked_alpha(alpha: object) -> float:
-    """A number in [0, inf) as a float."""
-    if isinstance(alpha, Tensor) and alpha.numel() == 1 and not alpha.requires_grad:
-        alpha = alpha.item()
-    if not (is_number(alpha) and 0 <= alpha < float("inf")):
-        raise ParameterError(
-            f"alpha={alpha!r}", "a number in [0, inf)", "Pass the alpha that the model was trained with"
-        )
-    return float(alpha)
 
 
 class EntmaxLogitsProcessor(LogitsProcessor):
@@ -72,7 +61,7 @@ class EntmaxLogitsProcessor(LogitsProcessor):
     """
 
     def __init__(self, alpha: float | Tensor = 1.5) -> None:
-        self.alpha = checked_alpha(alpha)
+        self.alpha = constant_alpha(alpha)
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         return log_entmax(scores, self.alpha, scores.dtype)

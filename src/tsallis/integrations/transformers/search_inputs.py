@@ -21,8 +21,9 @@ from transformers.generation.logits_process import (
 from transformers.generation.stopping_criteria import EosTokenCriteria, MaxLengthCriteria
 
 from ...core.errors import ParameterError
+from ...core.inputs import constant_alpha
 from ...decoding import log_entmax
-from .generation import EntmaxLogitsProcessor, checked_alpha
+from .generation import EntmaxLogitsProcessor
 from .rows import Rows, chosen
 from .search_step import CACHES
 
@@ -72,7 +73,7 @@ def scorer(
         if alpha is not None:
             raise ParameterError("alpha and mapping", "one of them", "Leave alpha out")
         return partial(_log_of, mapping), others
-    return partial(log_entmax, alpha=checked_alpha(1.5 if alpha is None else alpha)), others
+    return partial(log_entmax, alpha=constant_alpha(1.5 if alpha is None else alpha)), others
 
 
 def _same(log_probs: Tensor) -> Tensor:

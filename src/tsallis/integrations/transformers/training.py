@@ -15,8 +15,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from ...core.errors import ParameterError, ShapeError
 from ...core.mapping import HALF
 from ...losses import entmax_loss
-from ...losses.targets import smoothing_amount
-from .generation import checked_alpha
+from ...losses.targets import fixed_alpha, smoothing_amount
 
 # Labels that Trainer does not count.
 IGNORED = -100
@@ -131,18 +130,7 @@ def trainer_loss(
     References:
         peters2019sparse, peters2021smoothing
     """
-    if isinstance(alpha, nn.Module):
-        learned = any(p.requires_grad for p in alpha.parameters())
-        alpha = alpha if learned else alpha().detach()
-    if isinstance(alpha, nn.Module) or (isinstance(alpha, Tensor) and alpha.requires_grad):
-        raise ParameterError(
-            "an alpha that is learned", "a number: the loss falls as alpha rises, whatever the scores are",
-            "Choose alpha by what the model is for; sparsify(model) learns those of attention",
-        )  # fmt: skip
-    number = checked_alpha(alpha)
-    if not number:
-        raise ParameterError("alpha=0", "a number above 0: at 0 the loss is not finite", "Pass 1 for cross-entropy")
-    return TrainerLoss(number, smoothing_amount(label_smoothing), shift)
+    return TrainerLoss(fixed_alpha(alpha), smoothing_amount(label_smoothing), shift)
 
 
 def check_trainer(trainer: Trainer) -> Trainer:

@@ -15,7 +15,7 @@ from ... import decoding
 from ...core.errors import ParameterError
 from ...decoding.beam import Endings
 from ...losses import entmax_loss
-from ...nn import Seq2Seq, TransformerSeq2Seq
+from ...nn import Seq2Seq
 from ...nn.seq2seq import PADDING
 from .config import RunConfig
 from .files import RunError, read_weights
@@ -133,10 +133,8 @@ def search(
     return decoding.Decoded(hypotheses, [certificates[i] for i in range(len(sources))], rows)
 
 
-def _max_rows(model: Seq2Seq, config: SequenceConfig, source_length: int) -> int | None:
+def _max_rows(model: Seq2Seq, config: SequenceConfig, source_length: int) -> int:
     """How many prefixes a search may run at once."""
-    if not isinstance(model, TransformerSeq2Seq):
-        return None
     try:
         return model.max_rows(KEPT, beam=config.beam, max_length=config.max_length, source_length=source_length)
     except ParameterError:
