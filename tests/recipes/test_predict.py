@@ -165,6 +165,15 @@ def test_a_sequence_that_does_not_end_is_a_reason(tmp_path: Path, table, capsys:
     assert row["certificate"]["gap"] is None
 
 
+def test_a_folder_is_no_file_to_write(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (run / "model.safetensors").unlink()
+    source = run.parent / "lines.txt"
+    source.write_text("abc\n")
+    assert main(["predict", str(run), str(source), "--out", str(run)]) == 2
+    # Said before the model is looked at.
+    assert f"{run}: Is a directory" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [

@@ -2,8 +2,10 @@
 
 import math
 import re
+from types import MappingProxyType
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 import torch
 
@@ -42,6 +44,9 @@ def test_steps_of_other_shapes_are_refused(search, shape: tuple) -> None:
     ("arguments", "message"),
     [
         ({"max_length": 0}, "max_length = 0"),
+        ({"max_length": math.inf}, "max_length = inf"),
+        ({"max_length": 3.0}, "max_length = 3.0"),
+        ({"eos": 0.0}, "eos = 0.0"),
         ({"eos": -1}, "eos = -1"),
         ({"eos": torch.tensor(0)}, "eos = tensor(0)"),
         ({"start": [0, 0]}, "start of type list"),
@@ -57,10 +62,18 @@ def test_arguments_are_checked(search, arguments: dict, message: str) -> None:
         search(_constant([0.5, 0.5]), start, state, **given)
 
 
+@pytest.mark.parametrize("search", SEARCHES)
+def test_numbers_of_numpy_are_numbers(search) -> None:
+    step = _constant([0.5, 0.5])
+    found, expected = (search(step, START, eos=kind(0), max_length=kind(3)) for kind in (np.int64, int))
+    assert search is sample or found == expected
+
+
 @pytest.mark.parametrize(
     ("search", "arguments", "message"),
     [
         (beam_search, {"beam": 0}, "beam = 0"),
+        (beam_search, {"beam": 2.0}, r"beam = 2\.0"),
         (beam_search, {"n_best": 0}, "n_best = 0"),
         (beam_search, {"max_rows": 2}, "max_rows = 2"),
         (beam_search, {"length_penalty": math.nan}, "length_penalty = nan"),
@@ -275,6 +288,23 @@ class _Named(NamedTuple):
     other: None
 
 
+class _Output(dict):
+    """A mapping with attributes, as what models of transformers return."""
+
+    def __setitem__(self, key, value) -> None:
+        super().__setitem__(key, value)
+        setattr(self, key, value)
+
+    def update(self, *_) -> None:
+        raise TypeError("item by item")
+
+
+def _output(past: torch.Tensor) -> _Output:
+    output = _Output()
+    output["past"] = past
+    return output
+
+
 class _Cache:
     """A state with methods of its own."""
 
@@ -295,6 +325,8 @@ class _Cache:
         (lambda x: (None, [x]), lambda s: s[1][0]),
         (lambda x: {"a": {"b": x}}, lambda s: s["a"]["b"]),
         (lambda x: _Named(x, None), lambda s: s.past),
+        (lambda x: _output(x), lambda s: s.past),
+        (lambda x: MappingProxyType({"a": x}), lambda s: s["a"]),
         (_Cache, lambda s: s.past),
     ],
 )

@@ -52,6 +52,18 @@ def test_best_epsilon_is_the_best(model) -> None:
 )
 def test_best_epsilon_at_its_ends(p: list[float], expected: float) -> None:
     assert metrics.best_epsilon(torch.tensor(p), 10) == expected
+    assert math.isnan(metrics.best_epsilon(torch.tensor([*p, math.nan]), 10))
+
+
+def test_half_precision_is_widened(model) -> None:
+    p, target, gold = (x.half() if x.is_floating_point() else x for x in model)
+    for found, expected in (
+        (metrics.surprise(gold, 50_000, 1e-8), metrics.surprise(gold.float(), 50_000, 1e-8)),
+        (metrics.sparsemax_score(p, target), metrics.sparsemax_score(p.float(), target)),
+        (metrics.jensen_shannon(gold), metrics.jensen_shannon(gold.float())),
+    ):
+        assert found.isfinite().all()
+        assert torch.equal(found, expected)
 
 
 def test_best_epsilon_of_few_zeros_is_small() -> None:
@@ -119,6 +131,8 @@ def test_calibration_error() -> None:
     assert math.isnan(metrics.calibration_error(torch.ones(0), torch.ones(0, dtype=torch.bool)))
     with pytest.raises(ParameterError, match="bins = 0"):
         metrics.calibration_error(confidence, right, 0)
+    with pytest.raises(ShapeError, match=r"right \(1,\)"):
+        metrics.calibration_error(confidence, right[:1])
 
 
 def test_search_rates() -> None:

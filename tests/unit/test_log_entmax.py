@@ -109,6 +109,12 @@ def test_every_row_that_can_be() -> None:
         assert torch.equal(log_entmax(z[3:, :1], alpha), torch.tensor([[-inf], [0.0]]))
 
 
+@pytest.mark.parametrize("alpha", [1.0, 1.5])
+def test_whole_numbers(alpha: float) -> None:
+    z = torch.tensor([3, 1, 0])
+    assert torch.equal(log_entmax(z, alpha), log_entmax(z.float(), alpha))
+
+
 def test_values_beyond_the_range_are_no_zeros() -> None:
     low = torch.finfo(torch.float16).min
     assert log_entmax(torch.tensor([-low, low], dtype=torch.float16), 1.0, torch.float16).tolist() == [0.0, low]

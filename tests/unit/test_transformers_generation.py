@@ -16,6 +16,7 @@ from transformers import (
     GenerationConfig,
     LogitsProcessorList,
     TopKLogitsWarper,
+    WatermarkingConfig,
 )
 
 import tsallis as ts
@@ -179,6 +180,17 @@ def test_options_pass_through() -> None:
     assert len(given) == 1
     assert "length_penalty" not in made
     assert generation_options(num_beams=2)["length_penalty"] == 0
+
+
+def test_no_watermark_without_sampling_either() -> None:
+    """`generate` appends its processor last, whether it samples or not."""
+    marks = WatermarkingConfig(bias=50.0)
+    with pytest.raises(ParameterError, match="watermarking_config"):
+        generation_options(1.5, do_sample=False, watermarking_config=marks)
+    model = gpt2()
+    plain = taken(model, **generation_options(1.5, do_sample=False))
+    model.generation_config.watermarking_config = marks
+    assert taken(model, **generation_options(1.5, do_sample=False)) == plain
 
 
 @pytest.mark.parametrize("make", [gpt2, t5])

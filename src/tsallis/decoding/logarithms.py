@@ -17,7 +17,7 @@ def log_entmax(z: Tensor, alpha: float, dtype: torch.dtype | None = None) -> Ten
     zeros for proofs, and those that are too small for a number are none.
 
     Args:
-        z: scores, with entries of -inf where something is masked.
+        z: scores, with entries of -inf where something is masked; integers are taken as numbers of the default dtype.
         alpha: a number in [0, inf).
         dtype: of the result; None for that of z, float32 for half precision. Finite logarithms below its range become
             its least number.
@@ -39,6 +39,7 @@ def log_entmax(z: Tensor, alpha: float, dtype: torch.dtype | None = None) -> Ten
     References:
         peters2019sparse
     """
+    z = z if z.is_floating_point() else z.to(torch.get_default_dtype())
     z = z.float() if z.dtype in HALF else z
     dtype = dtype or z.dtype
     if alpha == 1:

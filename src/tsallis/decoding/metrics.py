@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..core.errors import ParameterError, ShapeError
+from ..core.mapping import HALF
 from .beam import Decoded
 from .certificates import Status
 from .steps import State, Step, advance, check_search, check_start
@@ -26,7 +27,7 @@ def surprise(p: Float[Tensor, ...], vocabulary: int, epsilon: float) -> Float[Te
         epsilon: added to each probability before they are normalised again; 0 or more; inf makes them uniform.
 
     Returns:
-        Nats, in the shape of p.
+        Nats, in the shape of p, in float32 at least.
 
     Raises:
         ParameterError: epsilon is negative or NaN.
@@ -39,6 +40,7 @@ def surprise(p: Float[Tensor, ...], vocabulary: int, epsilon: float) -> Float[Te
     References:
         martins2020sparse
     """
+    p = _wide(p)
     if epsilon == math.inf:
         return torch.full_like(p, math.log(vocabulary))
     if not epsilon >= 0:
@@ -57,7 +59,7 @@ def best_epsilon(p: Float[Tensor, ...], vocabulary: int) -> float:
         vocabulary: V, the number of tokens.
 
     Returns:
-        Epsilon; 0 where smoothing does not help, inf where the uniform distribution is best.
+        Epsilon; 0 where smoothing does not help, inf where the uniform distribution is best, NaN where p has NaN.
 
     Example:
         >>> import torch, tsallis as ts
@@ -69,6 +71,8 @@ def best_epsilon(p: Float[Tensor, ...], vocabulary: int) -> float:
     """
     p = p.detach().double().flatten()
     uniform = 1 / vocabulary
+    if bool(p.isnan().any()):
+        return math.nan
 
     def rises(weight: float) -> bool:
         mixed = (1 - weight) * p + weight * uniform
@@ -93,11 +97,12 @@ def sparsemax_score(p: Float[Tensor, "... V"], target: Int[Tensor, ...]) -> Floa
         target: gold tokens.
 
     Returns:
-        Scores in the shape of target.
+        Scores in the shape of target, in float32 at least.
 
     References:
         martins2020sparse
     """
+    p = _wide(p)
     return p.gather(-1, target.unsqueeze(-1)).squeeze(-1) + (1 - p.square().sum(-1)) / 2
 
 
@@ -111,7 +116,7 @@ def jensen_shannon(p: Float[Tensor, ...]) -> Float[Tensor, ...]:
         p: probabilities of gold tokens.
 
     Returns:
-        Divergences in the shape of p.
+        Divergences in the shape of p, in float32 at least.
 
     Example:
         >>> import torch, tsallis as ts
@@ -121,6 +126,7 @@ def jensen_shannon(p: Float[Tensor, ...]) -> Float[Tensor, ...]:
     References:
         martins2020sparse
     """
+    p = _wide(p)
     # The same sum with its logarithms gathered: no log 0 at a = 0, and at a = 1 rounding must not make it negative.
     return ((torch.xlogy(p, p) - (1 + p) * torch.log1p(p)) / 2 + math.log(2)).clamp_min(0)
 
@@ -167,10 +173,15 @@ def calibration_error(confidence: Float[Tensor, ...], right: Bool[Tensor, ...], 
 
     Raises:
         ParameterError: bins is not positive.
+        ShapeError: not one answer for each confidence.
 
     References:
         peters2021smoothing
     """
+    if confidence.shape != right.shape:
+        raise ShapeError(
+            f"confidence {tuple(confidence.shape)} and right {tuple(right.shape)}", "one shape", "Pass one of each"
+        )
     if bins < 1:
         raise ParameterError(f"bins = {bins}", "1 or more", "Pass the number of bins")
     confidence, hit = confidence.double().flatten(), right.double().flatten()
@@ -314,3 +325,8 @@ def length_ratio(decoded: Decoded, lengths: Sequence[int]) -> float:
         )
     found = sum(len(best.tokens) - 1 for best in decoded.best if best is not None)
     return found / sum(lengths) if sum(lengths) else math.nan
+
+
+def _wide(p: Tensor) -> Tensor:
+    """Half precision as float32."""
+    return p.float() if p.dtype in HALF else p

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import copy
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..core.errors import NumericalError, ParameterError, ShapeError
+from ..core.inputs import is_integer
 from ..core.mapping import HALF
 
 State = Any
@@ -67,7 +69,7 @@ def select(state: State, rows: Tensor) -> State:
     if isinstance(state, Selectable):
         return state.select(rows)
     if isinstance(state, Mapping):
-        return {key: select(value, rows) for key, value in state.items()}
+        return _keyed(state, {key: select(value, rows) for key, value in state.items()})
     if isinstance(state, list | tuple):
         return _like(state, [select(value, rows) for value in state])
     raise _unfit(state)
@@ -83,7 +85,7 @@ def join(states: Sequence[State]) -> State:
     if isinstance(first, Joinable):
         return first.join(states[1:])
     if isinstance(first, Mapping):
-        return {key: join([state[key] for state in states]) for key in first}
+        return _keyed(first, {key: join([state[key] for state in states]) for key in first})
     if isinstance(first, list | tuple):
         return _like(first, [join(values) for values in zip(*states, strict=True)])
     raise _unfit(first)
@@ -92,6 +94,16 @@ def join(states: Sequence[State]) -> State:
 def _like(state: list[State] | tuple[State, ...], values: list[State]) -> State:
     """The values in a container of the state's type; that of a named tuple takes them one by one."""
     return type(state)(*values) if hasattr(state, "_fields") else type(state)(values)
+
+
+def _keyed(state: Mapping[Any, State], values: dict[Any, State]) -> State:
+    """The values in a mapping of the state's type, if it can be changed: outputs of models have them as attributes."""
+    if type(state) is dict or not isinstance(state, MutableMapping):
+        return values
+    other = copy.copy(state)
+    for key, value in values.items():
+        other[key] = value
+    return other
 
 
 def _unfit(state: object) -> ParameterError:
@@ -154,11 +166,11 @@ def advance(step: Step, tokens: Tensor, state: State, eos: int) -> tuple[Tensor,
 
 def check_search(eos: int, max_length: int, **counts: int | None) -> None:
     """Check what every search is given."""
-    if not isinstance(eos, int) or eos < 0:
+    if not is_integer(eos) or eos < 0:
         raise ParameterError(f"eos = {eos!r}", "the index of the end of sequence", "Pass one of the vocabulary")
     for name, value in {"max_length": max_length, **counts}.items():
-        if value is not None and value < 1:
-            raise ParameterError(f"{name} = {value}", "1 or more", "Pass a positive number")
+        if value is not None and not (is_integer(value) and value >= 1):
+            raise ParameterError(f"{name} = {value!r}", "a whole number, 1 or more", "Pass one")
 
 
 def check_start(start: Tensor, state: State) -> None:

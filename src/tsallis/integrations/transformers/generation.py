@@ -17,6 +17,8 @@ NEUTRAL: dict[str, Any] = {
     "temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": None, "top_h": None, "typical_p": 1.0,
     "epsilon_cutoff": 0.0, "eta_cutoff": 0.0, "watermarking_config": None, "renormalize_logits": False,
 }  # fmt: skip
+# Those of them that `generate` heeds where it does not sample, too.
+ALWAYS = ("watermarking_config", "renormalize_logits")
 # What changes scores before entmax sees them, and the values at which each does nothing. Where a caller asks for such a
 # thing, entmax is of what it leaves; where only a configuration does, written for softmax, it is not wanted. Not here:
 # forced and suppressed tokens, which say how texts of a model begin and end.
@@ -98,7 +100,7 @@ def generation_options(alpha: float | Tensor = 1.5, **options: Any) -> dict[str,
         >>> model.generate(**inputs, **generation_options(1.5, do_sample=True))  # doctest: +SKIP
     """
     # Without do_sample a model's own configuration decides; with False `generate` complains of what concerns draws.
-    fixed = dict(NEUTRAL if options.get("do_sample") is not False else {"renormalize_logits": False})
+    fixed = {name: NEUTRAL[name] for name in (NEUTRAL if options.get("do_sample") is not False else ALWAYS)}
     beams = options.get("num_beams") or 1
     fixed |= BY_PROBABILITY if beams > 1 else {}
     if options.get("generation_config") is not None:

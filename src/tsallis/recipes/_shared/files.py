@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 import os
@@ -59,6 +60,8 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     """A file that takes the path's place when the block ends without an error; until then, and else, the old one stays
     there.
     """
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     part = path.with_name(f".{path.name}.part")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
