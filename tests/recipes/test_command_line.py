@@ -9,8 +9,10 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from tsallis.cli.main import main
 from tsallis.recipes._shared import files
@@ -123,6 +125,23 @@ def test_a_run_does_not_go_on_with_another_configuration(
     files.write_yaml(tmp_path / "run" / "run.yaml", made)
     assert main(["run", "ssvae", "--resume", str(tmp_path / "run")]) == 2
     assert "was begun with other values of lr. Expected" in capsys.readouterr().err
+
+
+def test_threads_are_those_of_all_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What follows a training, searches for example, too."""
+    from tsallis.recipes.ssvae import recipe
+
+    seen, train = [], recipe.train
+
+    def watched(config: Any, folder: Path) -> Any:
+        seen.append((config.threads, torch.get_num_threads()))
+        return train(config, folder)
+
+    monkeypatch.setattr(recipe, "train", watched)
+    before = torch.get_num_threads()
+    assert main([*SHORT, "--threads", str(before + 1), "--out", str(tmp_path / "run")]) == 0
+    assert set(seen) == {(before + 1, before + 1)}
+    assert torch.get_num_threads() == before
 
 
 def test_two_devices(tsallis: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path) -> None:

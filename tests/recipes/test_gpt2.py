@@ -114,6 +114,18 @@ def test_what_cannot_be_trained_is_said_first(tmp_path: Path, capsys: pytest.Cap
         assert words in error
         assert "Traceback" not in error
     assert main([str(tmp_path / "none.txt"), "--out", str(folder)]) == 2
+    (tmp_path / "no model").mkdir()
+    text.write_text("\n".join(LINES) + "\n", encoding="utf-8")
+    for options, words in (
+        (["--out", str(text)], f"{text}: File exists"),
+        (
+            ["--out", str(folder), "--model", str(tmp_path / "no model")],
+            "Expected a folder or a name of a causal",
+        ),
+    ):
+        capsys.readouterr()
+        assert main([str(text), *options]) == 2
+        assert words in capsys.readouterr().err
 
 
 def test_a_tokenizer_needs_an_end(tmp_path: Path) -> None:

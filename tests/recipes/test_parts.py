@@ -60,7 +60,9 @@ def test_tables_and_weights_survive(tmp_path: Path) -> None:
     rows = [{"epoch": 1.0, "loss": 0.1}, {"epoch": 2.0, "accuracy": 0.5}]
     files.write_table(tmp_path / "t.csv", rows)
     assert files.read_table(tmp_path / "t.csv") == rows
-    assert files.read_table(tmp_path / "none.csv") == []
+    assert files.read_table(tmp_path / "none.csv", optional=True) == []
+    with pytest.raises(RunError, match="No such file"):
+        files.read_table(tmp_path / "none.csv")
     weights = {"w": torch.arange(6.0).reshape(2, 3).T}
     files.write_weights(tmp_path / "w.safetensors", weights)
     assert torch.equal(files.read_weights(tmp_path / "w.safetensors")["w"], weights["w"])

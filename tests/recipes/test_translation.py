@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 import tsallis as ts
+from tsallis import decoding
 from tsallis.cli.main import main
 from tsallis.decoding import Certificate, Decoded, Hypothesis, Status
 from tsallis.recipes._shared import plan, seq2seq
@@ -30,8 +31,9 @@ from tsallis.recipes.translation.data import MULTI30K, encoded, load
 from tsallis.recipes.translation.heads import NAMES
 from tsallis.recipes.translation.model import Training, build
 from tsallis.recipes.translation.pieces import FIRST, Pieces, normalised
-from tsallis.recipes.translation.translate import rates, scores, translate
+from tsallis.recipes.translation.translate import length, rates, scores, translate
 
+from ..unit.toy_sequences import EOS, toys
 from .conftest import finished_runs, train_interrupted, train_watched
 
 SMOKE = plan.make_plan(recipe, "translation", "smoke", {}).members
@@ -50,6 +52,18 @@ def _model(config: Config, size: int) -> ts.nn.TransformerSeq2Seq:
 
 
 @torch.no_grad()
+def _ending(config: Config, pieces: Pieces) -> tuple[ts.nn.TransformerSeq2Seq, Tensor]:
+    """A model that does what its bias says: end, or go on with one of two words."""
+    model = _model(config, len(pieces))
+    model.target.weight.mul_(0.02)
+    bias = model.output.bias
+    assert bias is not None
+    bias.zero_()
+    bias[0], bias[pieces.encode("the")[0][0]], bias[pieces.encode("sees")[0][0]] = 12.0, 11.6, 11.2
+    return model, bias
+
+
+@torch.no_grad()
 def _log_prob(model: ts.nn.TransformerSeq2Seq, pieces: Pieces, source: str, target: str) -> float:
     numbers = [torch.tensor([pieces.encode(line)[0]]) for line in (source, target)]
     found = model.log_probs(model(*numbers))[0].double()
@@ -58,14 +72,7 @@ def _log_prob(model: ts.nn.TransformerSeq2Seq, pieces: Pieces, source: str, targ
 
 def test_translations_come_with_proofs_or_reasons(pieces: Pieces) -> None:
     config = replace(SMALL, output=1.5)
-    model = _model(config, len(pieces))
-    # What the bias says: end, or go on with one of two words.
-    with torch.no_grad():
-        model.target.weight.mul_(0.02)
-        bias = model.output.bias
-        assert bias is not None
-        bias.zero_()
-        bias[0], bias[pieces.encode("the")[0][0]], bias[pieces.encode("sees")[0][0]] = 12.0, 11.6, 11.2
+    model, bias = _ending(config, pieces)
     lines = ["the dog", "", "sees " * 30, "日本"]
     # Tests have sentences of any length.
     assert [t.reason is None for t in translate(model, pieces, lines, config)] == [True, False, True, True]
@@ -95,13 +102,41 @@ def test_translations_come_with_proofs_or_reasons(pieces: Pieces) -> None:
     assert list(translate(model, pieces, [], config)) == []
 
 
+def test_no_translation_is_empty_unless_it_may_be(pieces: Pieces) -> None:
+    model, _ = _ending(SMALL, pieces)
+    found = [list(translate(model, pieces, LINES[:3], replace(SMALL, empty=empty))) for empty in (True, False)]
+    assert [rates(part)["empty"] for part in found] == [100, 0]
+    for every, other in zip(*found, strict=True):
+        # What is left has the probability that it had.
+        assert (other.text, other.probability) == every.alternatives[0]
+        assert (every.text, other.text) == ("", "the")
+
+
+@pytest.mark.parametrize("beam", [2, 6])
+def test_proofs_without_the_empty_sequence_are_about_all_others(beam: int) -> None:
+    models = toys(300, 3)
+    step = seq2seq.not_empty(models.step, EOS)
+    found = decoding.beam_search(step, models.start, models.state, eos=EOS, beam=beam, max_length=5, endings="all")
+    seen = set()
+    for model, (shown, proof) in enumerate(zip(found.hypotheses, found.certificates, strict=True)):
+        truth, _ = models.sequences(model)
+        truth.pop((EOS,), None)
+        listed = {h.tokens: h.log_prob for h in shown}
+        seen.add(proof.status)
+        assert listed.items() <= truth.items()
+        assert proof.status is not Status.ENUMERATED or listed == truth
+        assert not proof.exact or max(listed.values(), default=0) == max(truth.values(), default=0)
+        assert max(truth.values(), default=-math.inf) <= max(listed.values(), default=-math.inf) + proof.gap
+    assert len(seen) > 1
+
+
 def test_translations_are_those_of_their_lines(pieces: Pieces) -> None:
     model = _model(SMALL, len(pieces))
     with torch.no_grad():
         assert model.output.bias is not None
         model.output.bias[0] = 6.0
     lines = [" ".join(["dog", "the", "sees", "sled", "small"][i:]) for i in range(5)]
-    found = list(translate(model, pieces, lines, replace(SMALL, output=1.0), n_best=1))
+    found = list(translate(model, pieces, lines, replace(SMALL, output=1.0, empty=True), n_best=1))
     # The empty translation is the best of each, and how probable it is depends on the line.
     assert [t.text for t in found] == [""] * 5
     assert [t.log_prob for t in found] == pytest.approx(
@@ -154,6 +189,7 @@ def test_scores_carry_their_signatures() -> None:
     assert same["BLEU"].value == pytest.approx(100)
     assert same["chrF"].value == pytest.approx(100)
     assert "case:mixed|eff:no|tok:13a|smooth:exp|version:" in same["BLEU"].signature
+    assert length(["Ein Hund.", ""], ["Ein Hund.", "Hund rennt."]) == 0.5
     assert scores(["ein hund rennt schnell."], ["Ein Hund rennt schnell."])["BLEU"].value < 60
     # 4 of 5, 3 of 4, 2 of 3 and 1 of 2 n-grams: the fourth root of their product.
     assert scores(["a b c d e"], ["a b c d f"])["BLEU"].value == pytest.approx(100 * 0.2**0.25)
@@ -299,7 +335,9 @@ def test_seconds_before_an_interruption_count(tmp_path: Path) -> None:
             assert 3 < row["processor"] < 4
 
 
-def test_what_was_learned_is_told_on_a_page_and_translates_again(tmp_path: Path) -> None:
+def test_what_was_learned_is_told_on_a_page_and_translates_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = tmp_path / "run"
     options = ["--attention", "learn", "--epochs", "5", "--width", "32", "--batch_tokens", "600"]
     assert main(["run", "translation", "--preset", "smoke", *options, "--out", str(run)]) == 0
@@ -307,6 +345,12 @@ def test_what_was_learned_is_told_on_a_page_and_translates_again(tmp_path: Path)
     page = (tmp_path / "page" / "index.html").read_text()
     assert "case:mixed" in page
     assert "a quarter" in page
+    heads = next(run.glob("*/heads.csv"))
+    heads.rename(heads.with_name("other.csv"))
+    capsys.readouterr()
+    assert main(["report", str(run), "--out", str(tmp_path / "page")]) == 2
+    assert "heads.csv" in capsys.readouterr().err
+    heads.with_name("other.csv").rename(heads)
     assert (tmp_path / "page" / "alphas-learned_alpha.png").exists()
     folder = run / "learned_alpha-seed0"
     losses = [row["val/loss"] for row in read_table(folder / "metrics.csv")]

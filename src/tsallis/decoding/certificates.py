@@ -37,7 +37,7 @@ class Certificate:
         gap: nats by which an unseen sequence may exceed the best found: 0 where the best is exact, inf where none was
             found and one may exist, NaN where the status is UNKNOWN.
         found: how many sequences were found, also those beyond the few that were asked for.
-        mass: the probability of all sequences found.
+        mass: the probability of all sequences found; above 1 by as much as the model's probabilities are.
         unseen: log-probability that no unseen sequence exceeds; -inf where all are found, NaN where UNKNOWN.
         proven: how many leading sequences of the result are proved to be the most probable ones, in their order.
     """

@@ -51,7 +51,7 @@ class Clock(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         epoch = trainer.current_epoch + 1
-        before = [row for row in read_table(self.path) if row["epoch"] < epoch]
+        before = [row for row in read_table(self.path, optional=True) if row["epoch"] < epoch]
         if self.steps:
             write_table(self.path, [*before, {"epoch": epoch, **self.told(self.steps)}])
         self.steps = []

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -37,6 +39,17 @@ def record(path: Path, config: RunConfig) -> str:
         return ""
     write_json(path, [*before, now])
     return f"goes on with other {', '.join(changed)}; the result may differ from one in one go"
+
+
+@contextmanager
+def threads(config: RunConfig) -> Iterator[None]:
+    """As many threads as a run asks for, afterwards as many as before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(config.threads or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _device(config: RunConfig) -> str:

@@ -12,7 +12,7 @@ from types import ModuleType
 from filelock import FileLock, Timeout
 
 from .config import MACHINE, plain
-from .environment import record
+from .environment import record, threads
 from .files import RunError, explained, first_process, read_yaml, write_json, write_yaml
 from .plan import FILE, Member, Plan
 from .runs import CONFIG, ENVIRONMENT, RESULT, TIMING, Result, Run, read_run
@@ -68,7 +68,9 @@ def execute(recipe: ModuleType, plan: Plan, folder: Path, report: Callable[[str]
             write_yaml(place / CONFIG, plain(member.config))
             if note := record(place / ENVIRONMENT, member.config):
                 report(f"{label}: {note}")
-            result: Result = recipe.train(member.config, place)
+            # Also for what follows the training itself.
+            with threads(member.config):
+                result: Result = recipe.train(member.config, place)
             _finish(plan, member, result, place)
             report(f"{label}: {result.metric} {result.value:.4f}, {result.seconds:.0f} s")
     return [read_run(folder / member.name) for member in plan.members] if first_process() else []

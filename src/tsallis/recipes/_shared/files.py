@@ -105,9 +105,9 @@ def write_table(path: Path, rows: list[dict[str, float]]) -> None:
     write(path, out.getvalue())
 
 
-def read_table(path: Path) -> list[dict[str, float]]:
-    """Rows of numbers; empty if there is no such file."""
-    if not path.exists():
+def read_table(path: Path, *, optional: bool = False) -> list[dict[str, float]]:
+    """Rows of numbers; none where an optional file is not there."""
+    if optional and not path.exists():
         return []
     return _read(
         path,

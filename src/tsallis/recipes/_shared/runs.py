@@ -60,7 +60,7 @@ class Run:
 
     def history(self) -> list[dict[str, float]]:
         """Means of every epoch."""
-        return read_table(self.folder / "metrics.csv")
+        return read_table(self.folder / "metrics.csv", optional=True)
 
 
 _TYPES = {

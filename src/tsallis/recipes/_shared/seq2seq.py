@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ... import decoding
 from ...core.errors import ParameterError
 from ...decoding.beam import Endings
+from ...decoding.steps import Step
 from ...losses import entmax_loss
 from ...nn import Seq2Seq
 from ...nn.seq2seq import PADDING
@@ -46,6 +47,7 @@ class SequenceConfig(RunConfig):
         warmup: steps over which it rises to that; then it falls to 0 on a line.
         beam: prefixes that a search keeps.
         endings: which sequences that end it finds, as in `ts.decoding.beam_search`.
+        empty: whether the empty sequence may be found; without it certificates are about all others.
         max_length: tokens that it makes of a sequence at most.
         search_batch: sequences searched at once.
     """
@@ -62,6 +64,7 @@ class SequenceConfig(RunConfig):
     warmup: int = 200
     beam: int = 5
     endings: Endings = "beam"
+    empty: bool = True
     max_length: int = 60
     search_batch: int = 64
 
@@ -119,18 +122,31 @@ def search(
     lengths, rows = torch.tensor([len(source) for source in sources], dtype=torch.long), 0
     device = next(model.parameters()).device
     model.eval()
+    step = model.step if config.empty else not_empty(model.step, model.eos)
     for positions in lengths.argsort(stable=True).split(config.search_batch) if len(sources) else ():
         batch = padded([sources[i] for i in positions.tolist()]).to(device)
         with torch.no_grad():
             start = model.start(batch)
         part = decoding.beam_search(
-            model.step, *start, eos=model.eos, beam=config.beam, max_length=config.max_length, n_best=n_best,
+            step, *start, eos=model.eos, beam=config.beam, max_length=config.max_length, n_best=n_best,
             endings=config.endings, max_rows=_max_rows(model, config, batch.shape[1]),
         )  # fmt: skip
         rows += part.rows
         for i, shown, certificate in zip(positions.tolist(), part.hypotheses, part.certificates, strict=True):
             hypotheses[i], certificates[i] = shown, certificate
     return decoding.Decoded(hypotheses, [certificates[i] for i in range(len(sources))], rows)
+
+
+def not_empty(step: Step, eos: int) -> Step:
+    """The step of a model that gives the empty sequence no probability, and others what they had."""
+
+    def after(tokens: Tensor, state: Any) -> tuple[Tensor, Any]:
+        log_probs, state = step(tokens, state)
+        # Sequences begin after an end, and nothing else does.
+        ends = torch.arange(log_probs.shape[1], device=tokens.device) == eos
+        return log_probs.masked_fill((tokens == eos)[:, None] & ends, -torch.inf), state
+
+    return after
 
 
 def _max_rows(model: Seq2Seq, config: SequenceConfig, source_length: int) -> int:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from .callbacks import AtomicIO, BestWeights, History, LastCheckpoint, Lines, StepSeeds
 from .config import ConfigError, RunConfig
+from .environment import threads
 from .files import RunError, read_weights
 from .loading import Loader
 
@@ -165,16 +166,14 @@ def _surroundings(config: RunConfig) -> Iterator[None]:
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric", "lightning")]
     levels = [logger.level for logger in loggers]
-    threads = torch.get_num_threads()
     deterministic_mode: Any = torch.utils.deterministic
     filled = deterministic_mode.fill_uninitialized_memory
     try:
-        torch.set_num_threads(config.threads or threads)
         # Deterministic PyTorch writes NaN into all new memory, for programs that read what they never wrote.
         deterministic_mode.fill_uninitialized_memory = False
         for logger in loggers:
             logger.setLevel(logging.ERROR)
-        with warnings.catch_warnings():
+        with threads(config), warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="lightning.*")
             warnings.filterwarnings("ignore", message=".*GPU available but not used.*")
             yield
@@ -183,7 +182,6 @@ def _surroundings(config: RunConfig) -> Iterator[None]:
             logger.setLevel(level)
         torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
         deterministic_mode.fill_uninitialized_memory = filled
-        torch.set_num_threads(threads)
 
 
 @contextmanager

@@ -38,7 +38,7 @@ from ...core.errors import ParameterError, TsallisError
 from ...integrations.transformers import trainer_loss
 from ...nn.seq2seq import evaluating
 from .._shared.datasets import DataError, read_lines
-from .._shared.files import write_json
+from .._shared.files import explained, write_json
 from .._shared.seeding import seed_all
 from . import measures
 from .data import Stream
@@ -128,6 +128,17 @@ def by_method(model: PreTrainedModel, texts: Tensor, alpha: float, seed: int = 0
     }
 
 
+def _pretrained(name: str) -> tuple[Any, PreTrainedModel]:
+    """A tokenizer and a causal model of transformers."""
+    try:
+        return AutoTokenizer.from_pretrained(name), AutoModelForCausalLM.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DataError(
+            f"--model {name}: {reason}", "a folder or a name of a causal model with its tokenizer", "Choose another"
+        ) from error
+
+
 def _check(network: PreTrainedModel, tokenizer: Any, block: int) -> None:
     """What else would fail in the middle of a training."""
     places = getattr(network.config, "max_position_embeddings", None)
@@ -179,11 +190,13 @@ def fine_tune(
 
     Raises:
         ParameterError: a block of more tokens than the model has places, or of fewer than two.
-        DataError: lines that do not fill a block, or a tokenizer without an end of text.
+        DataError: lines that do not fill a block, a model that cannot be had, a tokenizer without an end of text.
+        RunError: a folder that cannot be written.
     """
+    with explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     seed_all(seed, "weights")
-    tokenizer = None if model is None else AutoTokenizer.from_pretrained(model)
-    network = tiny() if model is None else AutoModelForCausalLM.from_pretrained(model)
+    tokenizer, network = (None, tiny()) if model is None else _pretrained(model)
     _check(network, tokenizer, block)
     # Trainer would count the first token of each block, which nothing predicts: see trainer_loss.
     network.loss_type = "ForCausalLM"

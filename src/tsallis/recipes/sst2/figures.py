@@ -41,7 +41,7 @@ def _of_run(run: Run) -> Drawn:
     if run.config["attention"] == "learn":
         drawn["alphas"] = plot_per_head(alphas), "Alpha of each head after training"
         drawn["density-alpha"] = plot_density(alphas, density), "Density against alpha"
-        if history := read_table(run.folder / ALPHAS):
+        if history := read_table(run.folder / ALPHAS, optional=True):
             series = {head: [look[head] for look in history] for head in history[0] if head != "step"}
             drawn["trajectories"] = plot_trajectories([look["step"] for look in history], series), "Alphas in training"
     maps, tokens = read_weights(run.folder / EXAMPLE), read_json(run.folder / TOKENS)

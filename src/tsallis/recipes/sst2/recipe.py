@@ -51,7 +51,8 @@ class Alphas(Callback):
             return
         assert isinstance(pl_module, Training)
         row = named_alphas(pl_module.model)
-        write_table(self.path, [*(r for r in read_table(self.path) if r["step"] < step), {"step": step, **row}])
+        before = [r for r in read_table(self.path, optional=True) if r["step"] < step]
+        write_table(self.path, [*before, {"step": step, **row}])
 
 
 def train(config: Config, folder: Path) -> Result:

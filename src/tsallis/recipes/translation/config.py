@@ -34,6 +34,7 @@ class Config(SequenceConfig):
     batch_tokens: int = 3000
     warmup: int = 600
     epochs: int = 12
+    empty: bool = False
     search_batch: int = 100
     pieces: int = 8000
     heads: int = 8

@@ -129,7 +129,7 @@ def _of_run(run: Run) -> Drawn:
         )
         drawn["alpha-heads"] = plot_per_head(alphas), f"Alpha of each head; {_lines(run)}"
         drawn["density-alpha"] = plot_density(alphas, heads_table(run, "density")), f"Density, alpha; {_lines(run)}"
-        if history := read_table(run.folder / ALPHAS):
+        if history := read_table(run.folder / ALPHAS, optional=True):
             series = {head: [look[head] for look in history] for head in history[0] if head != "step"}
             drawn["trajectories"] = plot_trajectories([look["step"] for look in history], series), "Alphas in training"
     maps, tokens = read_weights(run.folder / EXAMPLE), read_json(run.folder / TOKENS)

@@ -67,4 +67,5 @@ class Alphas(Callback):
         assert isinstance(pl_module, Training)
         assert isinstance(pl_module.model, TransformerSeq2Seq)
         row = named_alphas(pl_module.model)
-        write_table(self.path, [*(r for r in read_table(self.path) if r["step"] < step), {"step": step, **row}])
+        before = [r for r in read_table(self.path, optional=True) if r["step"] < step]
+        write_table(self.path, [*before, {"step": step, **row}])

@@ -23,7 +23,7 @@ from .findings import MOVED, findings, measures
 from .heads import HEADS, NAMES, analyse, draw_example
 from .model import ALPHAS, Alphas, Training, build
 from .pieces import Pieces
-from .translate import Score, rates, scores, texts, translate
+from .translate import Score, length, rates, scores, texts, translate
 
 __all__ = [
     "NOTE", "Config", "details", "figures", "load_model", "predict", "table", "train",
@@ -33,8 +33,9 @@ NOTE = (
     "BLEU and chrF of plain text by sacrebleu (signatures in the report), of a beam without length penalty; dev BLEU: "
     "of greedy translations, by which the epoch was chosen. Density: share of the tokens that heads may attend to and "
     "do; JS: divergence of a layer's heads, in nats; means on the first test. Moved: heads whose alpha moved by more "
-    f"than {MOVED}. Proved: translations that are proved to be the most probable. Minutes: of training steps alone, by "
-    "the wall's clock and the processor's."
+    f"than {MOVED}. Length: words of translations for each of the references, of the first test. Proved: translations "
+    "that are proved to be the most probable but for the empty one. Minutes: of training steps alone, by the wall's "
+    "clock and the processor's."
 )
 # Of the table of heads, with their digits; disagreement is that of a layer's heads.
 COLUMNS = {
@@ -94,7 +95,7 @@ def _tested(
         found = list(translate(model, pieces, text.source, config, n_best=1))
         scored[name] = scores(texts(found), text.target)
         write(folder / TRANSLATIONS.format(name), "".join(f"{line}\n" for line in texts(found)))
-        measured = measured or rates(found)
+        measured = measured or {**rates(found), "length": length(texts(found), text.target)}
     write_json(folder / SCORES, {test: {k: asdict(s) for k, s in found.items()} for test, found in scored.items()})
     text = next(iter(corpus.tests.values()))
     heads = analyse(model, pieces, text, config, folder)
@@ -139,6 +140,7 @@ def table(runs: list[Run]) -> list[Row]:
             "JS": of(group, "disagreement", 3),
             "alpha": _range(group),
             "moved %": of(group, "moved", 1),
+            "length": of(group, "length", 3),
             "proved %": of(group, "exact", 1),
             "minutes": mean_and_deviation([spent(run, "seconds")[-1] for run in group], 1),
             "of the processor": mean_and_deviation([spent(run, "processor")[-1] for run in group], 1),

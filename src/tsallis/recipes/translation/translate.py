@@ -57,7 +57,7 @@ def texts(found: Sequence[Prediction]) -> list[str]:
 
 def rates(found: Sequence[Prediction]) -> dict[str, float]:
     """Percent of translations that are proved to be the most probable, and whose beam held all that have probability;
-    of sentences without one; and the mean probability of what was found.
+    of sentences without one, and of such whose translation is empty; and the mean probability of what was found.
     """
     proofs = [t.certificate for t in found if t.certificate is not None]
     exact = sum(proof.exact for proof in proofs)
@@ -66,6 +66,7 @@ def rates(found: Sequence[Prediction]) -> dict[str, float]:
         "exact": 100 * exact / len(found),
         "enumerated": 100 * every / len(found),
         "without": 100 * sum(t.text is None for t in found) / len(found),
+        "empty": 100 * sum(t.text is not None and not t.text.strip() for t in found) / len(found),
         "mass": sum(proof.mass for proof in proofs) / len(found),
     }
 
@@ -86,3 +87,10 @@ def scores(hypotheses: Sequence[str], references: Sequence[str]) -> dict[str, Sc
         value = metric.corpus_score(list(hypotheses), [list(references)]).score
         found[name] = Score(float(value), str(metric.get_signature()))
     return found
+
+
+def length(hypotheses: Sequence[str], references: Sequence[str]) -> float:
+    """Words of translations for each of the references, as BLEU counts them."""
+    metrics = require("sacrebleu.metrics", "what computes BLEU and chrF")
+    counted = metrics.BLEU().corpus_score(list(hypotheses), [list(references)])
+    return counted.sys_len / max(counted.ref_len, 1)
