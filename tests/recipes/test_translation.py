@@ -367,6 +367,9 @@ def test_what_was_learned_is_told_on_a_page_and_translates_again(
         expected.text, expected.certificate, expected.alternatives,
     )  # fmt: skip
     assert len(wide.alternatives) == 2
+    (tmp_path / "line").write_text(lines[0])
+    assert main(["predict", str(folder), str(tmp_path / "line"), "--explain", str(tmp_path / "why")]) == 0
+    assert f"<p>{recipe.PROOFS}</p>" in (tmp_path / "why" / "index.html").read_text()
     (folder / "pieces.json").unlink()
     with pytest.raises(RunError, match="pieces"):
         recipe.load_model(folder)

@@ -80,7 +80,8 @@ def run(arguments: argparse.Namespace) -> int:
         lines = Lines(_input(arguments.file, stack))
         out = stack.enter_context(replacing(arguments.out)) if arguments.out else None
         title = f"{chosen.result['title']}: {chosen.row}, seed {chosen.result['seed']}"
-        page = stack.enter_context(explanations(arguments.explain, title)) if arguments.explain else None
+        note = getattr(recipe, "PROOFS", "")
+        page = stack.enter_context(explanations(arguments.explain, title, note)) if arguments.explain else None
         write = FORMATS[arguments.format]
         if arguments.format == "tsv":
             _put("\t".join(COLUMNS), out)

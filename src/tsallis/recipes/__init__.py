@@ -38,7 +38,7 @@ def missing() -> tuple[str, ...]:
 def load(recipe: str) -> ModuleType:
     """A recipe's module: `Config`, `train(config, folder)`, `table(runs)` and, if it has any, `figures(runs)`,
     `details(runs)` and `predict(run, lines, *, beam=None, n_best=None, explain=False)`, which yields a
-    `_shared.predictions.Prediction` for each line, in order.
+    `_shared.predictions.Prediction` for each line, in order, and PROOFS if a sentence has to say what proofs are about.
     """
     _known(recipe)
     require_extra()

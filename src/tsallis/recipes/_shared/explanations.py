@@ -64,11 +64,13 @@ class Page:
 
 
 @contextmanager
-def explanations(folder: Path, title: str) -> Iterator[Page]:
-    """The page index.html in a folder, there when the block ends without an error."""
+def explanations(folder: Path, title: str, note: str = "") -> Iterator[Page]:
+    """The page index.html in a folder, there when the block ends without an error; a note stands above all lines."""
     with replacing(folder / "index.html") as file:
         page = Page(file)
         page.write(head(title, title) + "\n")
+        if note:
+            page.write(f"<p>{escape(note)}</p>\n")
         yield page
         page.write(END)
 

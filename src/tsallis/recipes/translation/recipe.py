@@ -26,7 +26,7 @@ from .pieces import Pieces
 from .translate import Score, length, rates, scores, texts, translate
 
 __all__ = [
-    "NOTE", "Config", "details", "figures", "load_model", "predict", "table", "train",
+    "NOTE", "PROOFS", "Config", "details", "figures", "load_model", "predict", "table", "train",
 ]  # fmt: skip
 
 NOTE = (
@@ -37,6 +37,7 @@ NOTE = (
     "that are proved to be the most probable but for the empty one. Minutes: of training steps alone, by the wall's "
     "clock and the processor's."
 )
+PROOFS = "Proofs are about translations that are not empty, unless the run was trained with --empty true."
 # Of the table of heads, with their digits; disagreement is that of a layer's heads.
 COLUMNS = {
     "layer": 0, "head": 0, "alpha": 3, "density": 3, "confidence": 3, "disagreement": 3, "offset": 0, "positional": 3,
