@@ -134,8 +134,9 @@ def test_threads_are_those_of_all_of_a_run(tmp_path: Path, monkeypatch: pytest.M
     seen, train = [], recipe.train
 
     def watched(config: Any, folder: Path) -> Any:
+        result = train(config, folder)
         seen.append((config.threads, torch.get_num_threads()))
-        return train(config, folder)
+        return result
 
     monkeypatch.setattr(recipe, "train", watched)
     before = torch.get_num_threads()

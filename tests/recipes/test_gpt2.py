@@ -117,7 +117,7 @@ def test_what_cannot_be_trained_is_said_first(tmp_path: Path, capsys: pytest.Cap
     (tmp_path / "no model").mkdir()
     text.write_text("\n".join(LINES) + "\n", encoding="utf-8")
     for options, words in (
-        (["--out", str(text)], f"{text}: File exists"),
+        (["--out", str(text), "--block", "16"], f"{text}: File exists"),
         (
             ["--out", str(folder), "--model", str(tmp_path / "no model")],
             "Expected a folder or a name of a causal",

@@ -112,6 +112,17 @@ def test_no_translation_is_empty_unless_it_may_be(pieces: Pieces) -> None:
         assert (every.text, other.text) == ("", "the")
 
 
+def test_where_there_is_nothing_but_the_empty_translation(pieces: Pieces) -> None:
+    model, bias = _ending(replace(SMALL, output=1.5), pieces)
+    with torch.no_grad():
+        bias[0] += 10
+    (found,) = translate(model, pieces, LINES[:1], replace(SMALL, output=1.5))
+    assert found.certificate is not None
+    assert found.certificate.status is Status.ENUMERATED
+    assert (found.reason or "").startswith("No sequence that the search may find has probability.")
+    assert [rates([found])[name] for name in ("exact", "enumerated", "without")] == [0, 0, 100]
+
+
 @pytest.mark.parametrize("beam", [2, 6])
 def test_proofs_without_the_empty_sequence_are_about_all_others(beam: int) -> None:
     models = toys(300, 3)

@@ -2,6 +2,8 @@
 
 import math
 import re
+from collections import UserDict
+from collections.abc import MutableMapping
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -66,7 +68,9 @@ def test_arguments_are_checked(search, arguments: dict, message: str) -> None:
 def test_numbers_of_numpy_are_numbers(search) -> None:
     step = _constant([0.5, 0.5])
     found, expected = (search(step, START, eos=kind(0), max_length=kind(3)) for kind in (np.int64, int))
+    sequences = found if search is sample else found.hypotheses
     assert search is sample or found == expected
+    assert {type(token) for part in sequences for h in part for token in h.tokens} == {int}
 
 
 @pytest.mark.parametrize(
@@ -76,6 +80,8 @@ def test_numbers_of_numpy_are_numbers(search) -> None:
         (beam_search, {"beam": 2.0}, r"beam = 2\.0"),
         (beam_search, {"n_best": 0}, "n_best = 0"),
         (beam_search, {"max_rows": 2}, "max_rows = 2"),
+        (beam_search, {"max_rows": 6.0}, r"max_rows = 6\.0"),
+        (beam_search, {"min_length": 1.0}, r"min_length = 1\.0"),
         (beam_search, {"length_penalty": math.nan}, "length_penalty = nan"),
         (beam_search, {"length_penalty": 1000.0}, "length_penalty = 1000"),
         (beam_search, {"min_length": -3}, "min_length = -3"),
@@ -299,6 +305,28 @@ class _Output(dict):
         raise TypeError("item by item")
 
 
+class _Holder(MutableMapping):
+    """A mapping whose copies have the same items."""
+
+    def __init__(self, items: dict) -> None:
+        self.items_ = items
+
+    def __getitem__(self, key):
+        return self.items_[key]
+
+    def __setitem__(self, key, value) -> None:
+        self.items_[key] = value
+
+    def __delitem__(self, key) -> None:
+        del self.items_[key]
+
+    def __iter__(self):
+        return iter(self.items_)
+
+    def __len__(self) -> int:
+        return len(self.items_)
+
+
 def _output(past: torch.Tensor) -> _Output:
     output = _Output()
     output["past"] = past
@@ -327,6 +355,8 @@ class _Cache:
         (lambda x: _Named(x, None), lambda s: s.past),
         (lambda x: _output(x), lambda s: s.past),
         (lambda x: MappingProxyType({"a": x}), lambda s: s["a"]),
+        (lambda x: UserDict({"a": x}), lambda s: s["a"]),
+        (lambda x: _Holder({"a": x}), lambda s: s["a"]),
         (_Cache, lambda s: s.past),
     ],
 )
@@ -338,9 +368,12 @@ def test_states_follow_their_prefixes(search, wrap, unwrap) -> None:
         log_probs, after = models.step(tokens, dict(zip(("model", "node"), unwrap(state).unbind(1), strict=True)))
         return log_probs, wrap(torch.stack([after["model"], after["node"]], 1))
 
-    state = wrap(torch.stack([models.state["model"], models.state["node"]], 1))
+    before = torch.stack([models.state["model"], models.state["node"]], 1)
+    state = wrap(before)
     plain = search(models.step, models.start, models.state, eos=EOS, max_length=5)
-    assert search(step, models.start, state, eos=EOS, max_length=5) == plain
+    options = {"max_rows": 7} if search is beam_search else {}
+    assert search(step, models.start, state, eos=EOS, max_length=5, **options) == plain
+    assert unwrap(state) is before
 
 
 def test_gradients_do_not_flow() -> None:

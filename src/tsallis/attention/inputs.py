@@ -10,8 +10,7 @@ from torch import Tensor
 
 from ..core.dispatch import AttentionInputs
 from ..core.errors import ParameterError, ShapeError
-from ..core.inputs import check_tensor, is_number
-from ..core.mapping import HALF
+from ..core.inputs import HALF, check_tensor, is_number
 
 Number = float | Tensor
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..core.mapping import HALF
+from ..core.inputs import HALF
 from .page_bounds import Summary, summarise
 from .page_search import Pages
 

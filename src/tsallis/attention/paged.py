@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from ..core.errors import ParameterError, ShapeError, TsallisError
-from ..core.inputs import check_tensor, checked_mask, is_integer, is_number
-from ..core.mapping import HALF
+from ..core.inputs import HALF, check_tensor, checked_mask, is_integer, is_number
 from .blocks import folded
 from .inputs import alpha_of_heads, check_shapes
 from .page_search import Search

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from .errors import ParameterError, ShapeError
 
+HALF = (torch.float16, torch.bfloat16)
+
 
 def is_number(value: object) -> TypeGuard[float]:
     """Whether the value is a real Python number, or a scalar of numpy."""
@@ -28,7 +30,9 @@ def constant_alpha(alpha: object) -> float:
         alpha = alpha.item()
     if not (is_number(alpha) and 0 <= alpha < float("inf")):
         raise ParameterError(
-            f"alpha={alpha!r}", "a number in [0, inf)", "Pass the alpha that the model is, or was, trained with"
+            f"alpha={alpha!r}",
+            "a number in [0, inf)",
+            "Pass the alpha of the model",
         )
     return float(alpha)
 
@@ -48,6 +52,11 @@ def check_scores(z: object, what: str = "Scores") -> Tensor:
     if z.dim() == 0:
         raise ShapeError(f"{what} of shape ()", "at least one dimension", "Pass z.unsqueeze(0)")
     return z if z.is_floating_point() else z.to(torch.get_default_dtype())
+
+
+def widened(x: Tensor) -> Tensor:
+    """In float32 at least."""
+    return x.float() if x.dtype in HALF else x
 
 
 def check_dim(dim: object, z: Tensor) -> int:

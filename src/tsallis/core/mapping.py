@@ -18,13 +18,11 @@ from . import dispatch, fused, implicit
 from .domains import Domain
 from .errors import ParameterError
 from .guard import debugging, row_outcomes
-from .inputs import check_dim, check_scores, checked_mask, masked
+from .inputs import HALF, check_dim, check_scores, checked_mask, masked
 from .numerics import shares
 from .params import Param, as_number_or_rows, as_rows
 from .settings import DEBUG
 from .status import Outcome, Result, Solution
-
-HALF = (torch.float16, torch.bfloat16)
 
 
 class Solved(NamedTuple):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..core.errors import ParameterError
+from ..core.inputs import is_integer
 from .certificates import Certificate, bounded, certify, voided
 from .steps import Hypothesis, State, Step, advance, check_search, check_start, select
 
@@ -106,14 +107,14 @@ def beam_search(
     References:
         peters2019sparse
     """
-    check_search(eos, max_length, beam=beam, n_best=n_best)
+    eos = check_search(eos, max_length, beam=beam, n_best=n_best, max_rows=max_rows)
     check_start(start, state)
     if not abs(length_penalty) <= STEEPEST:
         raise ParameterError(
             f"length_penalty = {length_penalty}", f"a number of at most {STEEPEST}, either sign", "Pass 0 for none"
         )
-    if not 0 <= min_length < max_length:
-        raise ParameterError(f"min_length = {min_length}", f"from 0 to max_length - 1 = {max_length - 1}", "Lower it")
+    if not is_integer(min_length) or not 0 <= min_length < max_length:
+        raise ParameterError(f"min_length = {min_length!r}", f"from 0 to max_length - 1 = {max_length - 1}", "Lower it")
     if endings not in ("beam", "all"):
         raise ParameterError(f"endings = {endings!r}", "'beam' or 'all'", "Pass one of them")
     if max_rows is not None and max_rows < beam:

@@ -78,7 +78,7 @@ def exact_search(
         peters2019sparse
         stahlberg2019nmt
     """
-    check_search(eos, max_length, batch=batch, max_prefixes=max_prefixes)
+    eos = check_search(eos, max_length, batch=batch, max_prefixes=max_prefixes)
     check_start(start, state)
     if order not in ("best", "depth"):
         raise ParameterError(f"order = {order!r}", "'best' or 'depth'", "Pass one of them")

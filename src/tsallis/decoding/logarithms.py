@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from ..core.mapping import HALF
+from ..core.inputs import check_scores, widened
 from ..core.numerics import compute_dtype, log_tsallis_exp
 from ..mappings import entmax
 
@@ -39,8 +39,7 @@ def log_entmax(z: Tensor, alpha: float, dtype: torch.dtype | None = None) -> Ten
     References:
         peters2019sparse
     """
-    z = z if z.is_floating_point() else z.to(torch.get_default_dtype())
-    z = z.float() if z.dtype in HALF else z
+    z = widened(check_scores(z))
     dtype = dtype or z.dtype
     if alpha == 1:
         # A row without a finite score has no probabilities, here as in `entmax`; log_softmax would have NaN.

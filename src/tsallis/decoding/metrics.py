@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..core.errors import ParameterError, ShapeError
-from ..core.mapping import HALF
+from ..core.inputs import widened
 from .beam import Decoded
 from .certificates import Status
 from .steps import State, Step, advance, check_search, check_start
@@ -40,7 +40,7 @@ def surprise(p: Float[Tensor, ...], vocabulary: int, epsilon: float) -> Float[Te
     References:
         martins2020sparse
     """
-    p = _wide(p)
+    p = widened(p)
     if epsilon == math.inf:
         return torch.full_like(p, math.log(vocabulary))
     if not epsilon >= 0:
@@ -102,7 +102,7 @@ def sparsemax_score(p: Float[Tensor, "... V"], target: Int[Tensor, ...]) -> Floa
     References:
         martins2020sparse
     """
-    p = _wide(p)
+    p = widened(p)
     return p.gather(-1, target.unsqueeze(-1)).squeeze(-1) + (1 - p.square().sum(-1)) / 2
 
 
@@ -126,7 +126,7 @@ def jensen_shannon(p: Float[Tensor, ...]) -> Float[Tensor, ...]:
     References:
         martins2020sparse
     """
-    p = _wide(p)
+    p = widened(p)
     # The same sum with its logarithms gathered: no log 0 at a = 0, and at a = 1 rounding must not make it negative.
     return ((torch.xlogy(p, p) - (1 + p) * torch.log1p(p)) / 2 + math.log(2)).clamp_min(0)
 
@@ -288,7 +288,7 @@ def empty_rates(
     References:
         stahlberg2019nmt
     """
-    check_search(eos, 1)
+    eos = check_search(eos, 1)
     check_start(start, state)
     examples = start.shape[0]
     if found is not None and len(found.hypotheses) != examples:
@@ -325,8 +325,3 @@ def length_ratio(decoded: Decoded, lengths: Sequence[int]) -> float:
         )
     found = sum(len(best.tokens) - 1 for best in decoded.best if best is not None)
     return found / sum(lengths) if sum(lengths) else math.nan
-
-
-def _wide(p: Tensor) -> Tensor:
-    """Half precision as float32."""
-    return p.float() if p.dtype in HALF else p

@@ -51,7 +51,7 @@ def sample(
         >>> ts.decoding.sample(step, torch.tensor([0]), eos=0, max_length=9)[0][0].tokens
         (1, 0)
     """
-    check_search(eos, max_length, samples=samples)
+    eos = check_search(eos, max_length, samples=samples)
     check_start(start, state)
     rows = torch.arange(start.shape[0], device=start.device).repeat_interleave(samples)
     tokens = start

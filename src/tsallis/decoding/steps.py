@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections import UserDict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -11,8 +12,7 @@ import torch
 from torch import Tensor
 
 from ..core.errors import NumericalError, ParameterError, ShapeError
-from ..core.inputs import is_integer
-from ..core.mapping import HALF
+from ..core.inputs import HALF, is_integer
 
 State = Any
 Step = Callable[[Tensor, State], tuple[Tensor, State]]
@@ -97,8 +97,10 @@ def _like(state: list[State] | tuple[State, ...], values: list[State]) -> State:
 
 
 def _keyed(state: Mapping[Any, State], values: dict[Any, State]) -> State:
-    """The values in a mapping of the state's type, if it can be changed: outputs of models have them as attributes."""
-    if type(state) is dict or not isinstance(state, MutableMapping):
+    """The values in a mapping of the state's type, if copies of that have items of their own: outputs of models have
+    them as attributes, too.
+    """
+    if type(state) is dict or not isinstance(state, dict | UserDict):
         return values
     other = copy.copy(state)
     for key, value in values.items():
@@ -164,13 +166,14 @@ def advance(step: Step, tokens: Tensor, state: State, eos: int) -> tuple[Tensor,
     return log_probs.clamp_max(0), state, max(most, 1.0) + (ROUNDING_OF_DOUBLE if double else ROUNDING)
 
 
-def check_search(eos: int, max_length: int, **counts: int | None) -> None:
-    """Check what every search is given."""
+def check_search(eos: int, max_length: int, **counts: int | None) -> int:
+    """Check what every search is given; eos as Python's integer, as it is put into sequences."""
     if not is_integer(eos) or eos < 0:
         raise ParameterError(f"eos = {eos!r}", "the index of the end of sequence", "Pass one of the vocabulary")
     for name, value in {"max_length": max_length, **counts}.items():
         if value is not None and not (is_integer(value) and value >= 1):
             raise ParameterError(f"{name} = {value!r}", "a whole number, 1 or more", "Pass one")
+    return int(eos)
 
 
 def check_start(start: Tensor, state: State) -> None:

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.errors import ParameterError
-from ..core.inputs import constant_alpha
-from ..core.mapping import HALF
+from ..core.inputs import constant_alpha, is_number, widened
 
 # What a learned alpha starts from.
 START = 1.5
@@ -55,8 +54,7 @@ class Alpha(nn.Module):
 
     def forward(self) -> Tensor:
         """alpha, of the given shape; in float32 at least: steps of half precision are too wide for it."""
-        theta = self.theta.float() if self.theta.dtype in HALF else self.theta
-        return self.low + (self.high - self.low) * torch.sigmoid(theta)
+        return self.low + (self.high - self.low) * torch.sigmoid(widened(self.theta))
 
     def extra_repr(self) -> str:
         return f"shape={tuple(self.theta.shape)}, low={self.low}, high={self.high}"
@@ -68,7 +66,7 @@ def alpha_module(
     """Alpha as it was given, numbers checked; for "learn", one of the shape that is learned in (1, 2), from 1.5."""
     if isinstance(alpha, Tensor | nn.Module):
         return alpha
-    if not isinstance(alpha, str):
+    if is_number(alpha):
         return constant_alpha(alpha)
     if alpha != "learn":
         raise ParameterError(f"alpha={alpha!r}", 'a number, a tensor, a module, or "learn"', "Choose one")

@@ -116,8 +116,14 @@ class Seq2Seq(nn.Module, ABC):
         """Natural logarithms of the output's probabilities, -inf for exact zeros only; half precision is widened."""
         return log_entmax(scores, self.output_alpha)
 
+    @torch.no_grad()
     def start(self, source: Tensor) -> tuple[Tensor, Any]:
-        """The token that targets begin after (B,), and the state before it: what searches and `step` start from."""
+        """The token that targets begin after (B,), and the state before it: what searches and `step` start from.
+
+        Raises:
+            ParameterError: a model in training, whose dropout makes other scores each time; numbers that are no tokens.
+            ShapeError: a source that is not (B, N).
+        """
         if self.training:
             raise ParameterError(
                 f"a {type(self).__name__} in training", "one in evaluation: dropout makes other scores each time",

@@ -72,7 +72,8 @@ class LSTMSeq2Seq(Seq2Seq, ParameterHolder):
             in (1, 2), from 1.5.
 
     Raises:
-        ParameterError: an odd width, no layer, or eos outside a vocabulary.
+        ParameterError: an odd width, no layer, eos outside a vocabulary, an alpha or label_smoothing outside its range,
+            an output_alpha that is learned.
 
     Example:
         >>> import torch, tsallis as ts

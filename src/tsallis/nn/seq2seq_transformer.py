@@ -29,7 +29,8 @@ class TransformerSeq2Seq(Seq2Seq):
         attention_alpha: of all attention, as in `MultiheadAttention`: "learn" for one of each head.
 
     Raises:
-        ParameterError: no layer, a width that is odd or no multiple of the heads, or eos outside a vocabulary.
+        ParameterError: no layer, a width that is odd or no multiple of the heads, eos outside a vocabulary, an alpha
+            or label_smoothing outside its range, an output_alpha that is learned.
 
     Example:
         >>> import torch, tsallis as ts
@@ -96,7 +97,6 @@ class TransformerSeq2Seq(Seq2Seq):
             weights.append(seen)
         return x, weights
 
-    @torch.no_grad()
     def _start(self, source: Tensor) -> Cache:
         memory = self.encoded(source)
         keys = [layer.cross_attention.projected_memory(memory) for layer in self._layers()]

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.errors import ParameterError, ShapeError
-from ..core.inputs import check_scores, checked_mask, is_integer
-from ..core.mapping import HALF
+from ..core.inputs import HALF, check_scores, checked_mask, is_integer
 from ..core.status import Outcome, Result
 from ..structured import Matching, Sequence, StructuredSolution, sparsemap
 from .alignment import Alignment, none_of, packed, together

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessorList
 
-from ...core.mapping import HALF
+from ...core.inputs import widened
 from .rows import Rows
 
 # Where models keep what they remember.
@@ -50,8 +50,7 @@ class ModelStep:
         )
         # Some models have none.
         inputs["use_cache"] = inputs["use_cache"] and any(outputs.get(name) is not None for name in CACHES)
-        scores = outputs.logits[:, -1]
-        scores = scores.float() if scores.dtype in HALF else scores
+        scores = widened(outputs.logits[:, -1])
         log_probs = self.score(self.processors(state.tokens, scores))  # pyright: ignore[reportArgumentType]
         state = replace(state, inputs=inputs, started=True)
         return (self._one_end(log_probs, state) if len(self.ends) > 1 else log_probs), state

@@ -13,7 +13,7 @@ from transformers.loss.loss_utils import LOSS_MAPPING, ForCausalLMLoss
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from ...core.errors import ParameterError, ShapeError
-from ...core.mapping import HALF
+from ...core.inputs import HALF
 from ...losses import entmax_loss
 from ...losses.targets import fixed_alpha, smoothing_amount
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from .files import read_table, write_table
+from .files import append_row
 
 SECONDS = "seconds.csv"
 # Of a step, by the wall's clock and by the processor's.
@@ -51,9 +51,8 @@ class Clock(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         epoch = trainer.current_epoch + 1
-        before = [row for row in read_table(self.path, optional=True) if row["epoch"] < epoch]
         if self.steps:
-            write_table(self.path, [*before, {"epoch": epoch, **self.told(self.steps)}])
+            append_row(self.path, {"epoch": epoch, **self.told(self.steps)}, "epoch")
         self.steps = []
 
     def state_dict(self) -> dict[str, Any]:

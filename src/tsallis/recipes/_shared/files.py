@@ -115,6 +115,13 @@ def read_table(path: Path, *, optional: bool = False) -> list[dict[str, float]]:
     )
 
 
+def append_row(path: Path, row: dict[str, float], key: str) -> None:
+    """Add a row to a table whose rows rise by a key, in the place of those that are not below: a training that was
+    resumed comes by again.
+    """
+    write_table(path, [*(old for old in read_table(path, optional=True) if old[key] < row[key]), row])
+
+
 def write_weights(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Tensors as safetensors; those that share memory are kept several times."""
     kept, known = {}, set()

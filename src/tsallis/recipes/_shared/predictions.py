@@ -15,7 +15,7 @@ from decimal import Decimal
 from torch import Tensor
 
 from ... import decoding
-from ...decoding import Certificate, Hypothesis, Tree
+from ...decoding import Certificate, Hypothesis, Status, Tree
 
 # Alternatives that are named where nobody says how many.
 ALTERNATIVES = 9
@@ -90,11 +90,10 @@ def found(
         alignment: of the best.
     """
     if not hypotheses:
-        return Prediction(
-            None,
-            certificate=certificate,
-            reason="The search found no sequence that ends in time. Expected one. Try a shorter line, or a wider beam.",
-        )
+        reason = "The search found no sequence that ends in time. Expected one. Try a shorter line, or a wider beam."
+        if certificate.status is Status.ENUMERATED:
+            reason = "No sequence that the search may find has probability. Expected one. Try another line."
+        return Prediction(None, certificate=certificate, reason=reason)
     texts: dict[str, float] = {}
     for hypothesis in hypotheses:
         # Of several sequences that spell one text the best counts.

@@ -26,7 +26,7 @@ from .training import fusible, log_means, scheduled
 
 # Norm at which gradients are cut.
 CLIP = 1.0
-# Bytes of keys and values that a search may keep of its prefixes at once.
+# Bytes of states that a search may keep of its prefixes at once.
 KEPT = 2**30
 
 
@@ -125,8 +125,7 @@ def search(
     step = model.step if config.empty else not_empty(model.step, model.eos)
     for positions in lengths.argsort(stable=True).split(config.search_batch) if len(sources) else ():
         batch = padded([sources[i] for i in positions.tolist()]).to(device)
-        with torch.no_grad():
-            start = model.start(batch)
+        start = model.start(batch)
         part = decoding.beam_search(
             step, *start, eos=model.eos, beam=config.beam, max_length=config.max_length, n_best=n_best,
             endings=config.endings, max_rows=_max_rows(model, config, batch.shape[1]),

@@ -173,6 +173,7 @@ def _surroundings(config: RunConfig) -> Iterator[None]:
         deterministic_mode.fill_uninitialized_memory = False
         for logger in loggers:
             logger.setLevel(logging.ERROR)
+        # `tsallis run` has set them before; who calls a recipe's `train` has not.
         with threads(config), warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="lightning.*")
             warnings.filterwarnings("ignore", message=".*GPU available but not used.*")

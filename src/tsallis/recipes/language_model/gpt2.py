@@ -13,7 +13,9 @@ larger learning rate, 1e-3 for example.
 from __future__ import annotations
 
 import argparse
+import errno
 import math
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -38,7 +40,7 @@ from ...core.errors import ParameterError, TsallisError
 from ...integrations.transformers import trainer_loss
 from ...nn.seq2seq import evaluating
 from .._shared.datasets import DataError, read_lines
-from .._shared.files import explained, write_json
+from .._shared.files import write_json
 from .._shared.seeding import seed_all
 from . import measures
 from .data import Stream
@@ -191,10 +193,8 @@ def fine_tune(
     Raises:
         ParameterError: a block of more tokens than the model has places, or of fewer than two.
         DataError: lines that do not fill a block, a model that cannot be had, a tokenizer without an end of text.
-        RunError: a folder that cannot be written.
+        OSError: a folder that cannot be written.
     """
-    with explained(folder):
-        folder.mkdir(parents=True, exist_ok=True)
     seed_all(seed, "weights")
     tokenizer, network = (None, tiny()) if model is None else _pretrained(model)
     _check(network, tokenizer, block)
@@ -202,6 +202,10 @@ def fine_tune(
     network.loss_type = "ForCausalLM"
     texts = blocks(lines, block, tokenizer)
     tests = blocks(held_out, block, tokenizer, HELD_OUT) if held_out else texts
+    folder.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK):
+        # Before the training, not after it.
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
     arguments = TrainingArguments(
         str(folder), num_train_epochs=epochs, per_device_train_batch_size=batch_size,
         gradient_accumulation_steps=accumulate, learning_rate=lr, weight_decay=0.01, max_grad_norm=1.0,
@@ -261,6 +265,10 @@ def main(arguments: list[str] | None = None) -> int:
         measured = fine_tune(lines[:train], folder, held_out=lines[train:], **options)
     except TsallisError as error:
         sys.stderr.write(f"{parser.prog}: {error}\n")
+        return 2
+    except OSError as error:
+        what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        sys.stderr.write(f"{parser.prog}: {what}. Expected a folder with room on its disk. Choose another --out.\n")
         return 2
     for when, values in measured.items():
         sys.stdout.write(f"{when}: {', '.join(f'{name} {value:.4g}' for name, value in values.items())}\n")

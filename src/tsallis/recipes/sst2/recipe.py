@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from .._shared.files import read_table, write_table
+from .._shared.files import append_row, read_table
 from .._shared.loading import Loader
 from .._shared.runs import Result, Run
 from .._shared.seeding import seed_all
@@ -51,8 +51,7 @@ class Alphas(Callback):
             return
         assert isinstance(pl_module, Training)
         row = named_alphas(pl_module.model)
-        before = [r for r in read_table(self.path, optional=True) if r["step"] < step]
-        write_table(self.path, [*before, {"step": step, **row}])
+        append_row(self.path, {"step": step, **row}, "step")
 
 
 def train(config: Config, folder: Path) -> Result:

@@ -8,7 +8,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from ...nn import TransformerSeq2Seq
-from .._shared.files import read_table, write_table
+from .._shared.files import append_row
 from .._shared.seq2seq import SequenceTraining
 from .config import Config
 from .data import Text
@@ -67,5 +67,4 @@ class Alphas(Callback):
         assert isinstance(pl_module, Training)
         assert isinstance(pl_module.model, TransformerSeq2Seq)
         row = named_alphas(pl_module.model)
-        before = [r for r in read_table(self.path, optional=True) if r["step"] < step]
-        write_table(self.path, [*before, {"step": step, **row}])
+        append_row(self.path, {"step": step, **row}, "step")

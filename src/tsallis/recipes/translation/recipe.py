@@ -33,11 +33,11 @@ NOTE = (
     "BLEU and chrF of plain text by sacrebleu (signatures in the report), of a beam without length penalty; dev BLEU: "
     "of greedy translations, by which the epoch was chosen. Density: share of the tokens that heads may attend to and "
     "do; JS: divergence of a layer's heads, in nats; means on the first test. Moved: heads whose alpha moved by more "
-    f"than {MOVED}. Length: words of translations for each of the references, of the first test. Proved: translations "
-    "that are proved to be the most probable but for the empty one. Minutes: of training steps alone, by the wall's "
-    "clock and the processor's."
+    f"than {MOVED}. Length: words of translations for each word of the references, of the first test. Proved: "
+    "translations that are proved to be the most probable, of those of one piece or more unless the run was trained "
+    "with --empty true. Minutes: of training steps alone, by the wall's clock and the processor's."
 )
-PROOFS = "Proofs are about translations that are not empty, unless the run was trained with --empty true."
+PROOFS = "Proofs are about translations of one piece or more, unless the run was trained with --empty true."
 # Of the table of heads, with their digits; disagreement is that of a layer's heads.
 COLUMNS = {
     "layer": 0, "head": 0, "alpha": 3, "density": 3, "confidence": 3, "disagreement": 3, "offset": 0, "positional": 3,

@@ -59,7 +59,7 @@ def rates(found: Sequence[Prediction]) -> dict[str, float]:
     """Percent of translations that are proved to be the most probable, and whose beam held all that have probability;
     of sentences without one, and of such whose translation is empty; and the mean probability of what was found.
     """
-    proofs = [t.certificate for t in found if t.certificate is not None]
+    proofs = [t.certificate for t in found if t.certificate is not None and t.text is not None]
     exact = sum(proof.exact for proof in proofs)
     every = sum(proof.status is Status.ENUMERATED for proof in proofs)
     return {
@@ -90,7 +90,7 @@ def scores(hypotheses: Sequence[str], references: Sequence[str]) -> dict[str, Sc
 
 
 def length(hypotheses: Sequence[str], references: Sequence[str]) -> float:
-    """Words of translations for each of the references, as BLEU counts them."""
+    """Words of translations for each word of the references, as BLEU counts them."""
     metrics = require("sacrebleu.metrics", "what computes BLEU and chrF")
     counted = metrics.BLEU().corpus_score(list(hypotheses), [list(references)])
     return counted.sys_len / max(counted.ref_len, 1)
