@@ -142,8 +142,11 @@ def not_empty(step: Step, eos: int) -> Step:
     def after(tokens: Tensor, state: Any) -> tuple[Tensor, Any]:
         log_probs, state = step(tokens, state)
         # Sequences begin after an end, and nothing else does.
-        ends = torch.arange(log_probs.shape[1], device=tokens.device) == eos
-        return log_probs.masked_fill((tokens == eos)[:, None] & ends, -torch.inf), state
+        first = tokens == eos
+        if bool(first.any()):
+            log_probs = log_probs.clone()
+            log_probs[first, eos] = -torch.inf
+        return log_probs, state
 
     return after
 
